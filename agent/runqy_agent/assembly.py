@@ -1,0 +1,110 @@
+"""From what the server said to the parts of a worker: runners, routes and the rules for each queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from runqy_agent.broker.settle import Policy
+from runqy_agent.deployment import Deployer, Source
+from runqy_agent.process.child import Command, split_command
+from runqy_agent.process.environment import process_environment, refused_names
+from runqy_agent.process.one_shot import OneShot
+from runqy_agent.process.recovery import Recovery
+from runqy_agent.process.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from runqy_agent.clock import Clock
+    from runqy_agent.config import Config
+    from runqy_agent.deployment import Release
+    from runqy_agent.process.runner import Runner
+    from runqy_agent.registration import Registration
+    from runqy_agent.retry_delays import RetryDelay
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def policy(config: Config, retry_delay: RetryDelay, *, store_results: bool) -> Policy:
+    """The rules for the tasks of one parent queue."""
+    return Policy(
+        max_retry=config.retry.max_retry,
+        ttl_completed=int(config.worker.ttl_completed),
+        ttl_archived=int(config.worker.ttl_archived),
+        store_results=store_results,
+        retry_delay=retry_delay,
+    )
+
+
+async def deploy(config: Config, registrations: Sequence[Registration]) -> dict[str, Release]:
+    """Deploy the code of every parent queue.
+
+    Returns:
+        Parent queue to release.
+
+    Raises:
+        DeploymentError: one of them cannot be deployed.
+    """
+    deployer = Deployer(config.deployment, config.git)
+
+    async def one(registration: Registration) -> Release:
+        deployment = registration.deployment
+        source = Source(deployment.git_url, deployment.branch, deployment.code_path)
+        release = await deployer.deploy(registration.queue.name, source, git_token=registration.git_token)
+        log.info("queue %s: commit %s in %s", release.queue, release.commit[:12], release.code_dir)
+        return release
+
+    releases = await _all_or_none([one(registration) for registration in registrations])
+    return {release.queue: release for release in releases}
+
+
+def make_runner(config: Config, clock: Clock, registration: Registration, release: Release) -> Runner:
+    """The runner of one parent queue, in the mode that the server asks for.
+
+    Raises:
+        DeploymentError: its start command makes no sense.
+    """
+    name, deployment = registration.queue.name, registration.deployment
+    for refused in refused_names(registration.vaults):
+        log.warning("queue %s: the vault value %s is not set: it would change how programs are loaded", name, refused)
+    command = Command(
+        argv=split_command(deployment.startup_cmd, release.python),
+        cwd=release.code_dir,
+        env=process_environment(release.environment, deployment.env_vars, registration.vaults),
+        startup_timeout=deployment.startup_timeout_secs,
+        max_message_bytes=config.worker.max_message_bytes,
+        label=name,
+    )
+    if deployment.mode == "one_shot":
+        return OneShot(name, command, prestart=config.one_shot.prestart)
+    recovery = Recovery(config.recovery, clock)
+    return Supervisor(name, command, recovery, fail_all=config.recovery.in_flight == "fail_all")
+
+
+async def start_all(runners: Sequence[Runner]) -> None:
+    """Start all runners at once.
+
+    Raises:
+        ProcessNotReadyError: one of them did not become ready; the others are stopped.
+    """
+    try:
+        await _all_or_none([runner.start() for runner in runners])
+    except BaseException:
+        await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
+        raise
+
+
+async def _all_or_none(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run steps side by side. If one fails the others are cancelled and its error is raised."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

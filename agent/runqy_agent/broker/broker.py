@@ -1,0 +1,285 @@
+"""The one door between the worker's loops and Redis: asynq's layout, each step one atomic script."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from runqy_agent.broker import keys, scripts
+from runqy_agent.broker.message import TakenTask, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.settle import Settled
+    from runqy_agent.clock import Clock
+
+LEASE_SECONDS = 30
+"""How long a task is held without being extended (asynq's value)."""
+
+STATS_SECONDS = 90 * 24 * 3600
+ARCHIVE_SECONDS = 90 * 24 * 3600
+ARCHIVE_SIZE = 10_000
+FORWARD_BATCH = 100
+_FIELDS_TAKEN = 7
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What to do with one queue in one round trip.
+
+    Attributes:
+        queue: the sub-queue.
+        finished: settled tasks of this queue.
+        claims: ids that a blocking move has put into active for this worker.
+        take: how many tasks to take besides the claims.
+    """
+
+    queue: str
+    finished: list[Settled] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+    take: int = 0
+
+
+@dataclass(slots=True)
+class Exchanged:
+    """What came of it.
+
+    Attributes:
+        held: for each finished task whether this worker still held it; if not, nothing was written for it.
+        taken: new tasks, oldest first.
+        dropped: ids found in the queue without a task, now removed.
+        paused: the queue is paused, nothing was taken.
+        error: Redis refused the step; nothing was done.
+    """
+
+    held: list[bool] = field(default_factory=list)
+    taken: list[TakenTask] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    paused: bool = False
+    error: ResponseError | None = None
+
+
+@dataclass(slots=True)
+class ExpiredTask:
+    """A task whose worker let its lease end.
+
+    Attributes:
+        task: the task, with ``held_until`` being the end of the lease that was found.
+        claimed: False if it was moved to active but never claimed, so that it certainly did not run.
+    """
+
+    task: TakenTask
+    claimed: bool
+
+
+class Broker:
+    """asynq's queues in one Redis.
+
+    All methods raise ``redis.exceptions.RedisError`` or ``OSError`` when Redis cannot be reached or refuses; whether
+    to try again is the caller's decision.
+    """
+
+    def __init__(self, client: Client, clock: Clock, *, lookup_keys: bool = True) -> None:
+        """Use a client.
+
+        Args:
+            client: an open client.
+            clock: where times come from.
+            lookup_keys: whether the scripts may touch ``asynq:t:<id>`` and ``asynq:result:<id>``, which are not
+                in the queue's slot: not on a cluster.
+        """
+        self.client = client
+        self._clock = clock
+        self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
+        self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
+
+    async def exchange(self, requests: Sequence[Exchange]) -> list[Exchanged]:
+        """Finish and take tasks of several queues, in one round trip.
+
+        Returns:
+            One answer for each request, in order. A refusal by Redis that concerns one queue is that answer's error.
+        """
+        now = self._clock.now()
+        held_until = int(now) + LEASE_SECONDS
+        commands = [self._exchange_command(request, int(now), held_until) for request in requests]
+        replies = await self._run_all("exchange", commands)
+        return [
+            self._exchanged(request, reply, now, held_until) for request, reply in zip(requests, replies, strict=True)
+        ]
+
+    def _exchange_command(self, request: Exchange, now: int, held_until: int) -> tuple[list[str], list[Any]]:
+        queue = keys.queue_keys(request.queue)
+        args: list[Any] = [
+            queue.task_prefix,
+            self._lookup_prefix,
+            self._result_prefix,
+            now,
+            now + STATS_SECONDS,
+            now - ARCHIVE_SECONDS,
+            ARCHIVE_SIZE,
+            held_until,
+            request.take,
+            len(request.claims),
+            *request.claims,
+        ]
+        for settled in request.finished:
+            args += (settled.step, settled.task.id, settled.task.held_until)
+            args += settled.values
+        return queue.exchange(keys.utc_day(now)), args
+
+    def _exchanged(self, request: Exchange, reply: Any, now: float, held_until: int) -> Exchanged:
+        if isinstance(reply, ResponseError):
+            return Exchanged(error=reply)
+        statuses, taken, dropped, paused = reply
+        tasks = [
+            self._task(request.queue, taken[at : at + _FIELDS_TAKEN], now, held_until)
+            for at in range(0, len(taken), _FIELDS_TAKEN)
+        ]
+        return Exchanged(
+            [status == 1 for status in statuses], tasks, [_text(task_id) for task_id in dropped], bool(paused)
+        )
+
+    def _task(self, queue: str, fields: list[Any], now: float, held_until: int) -> TakenTask:
+        raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = fields
+        task_id = _text(raw_id)
+        message, malformed = decode(raw, task_id, queue)
+        return TakenTask(
+            id=task_id,
+            queue=queue,
+            message=message,
+            held_until=held_until,
+            lease_ends=held_until,
+            taken_at=now,
+            pending_since=_seconds(pending_since) or 0,
+            ttl_completed=_seconds(ttl_completed),
+            ttl_archived=_seconds(ttl_archived),
+            pending_timeout=_seconds(pending_timeout),
+            active_timeout=_seconds(active_timeout),
+            malformed=malformed,
+        )
+
+    async def extend(self, queue: str, tasks: Sequence[TakenTask]) -> list[TakenTask]:
+        """Hold tasks for another lease. Those that are still held get their ``held_until`` moved.
+
+        Returns:
+            The tasks that this worker has lost.
+        """
+        before = [task.held_until for task in tasks]
+        held_until = int(self._clock.now()) + LEASE_SECONDS
+        args: list[Any] = [held_until]
+        for task in tasks:
+            args += (task.id, task.held_until)
+            # From now on Redis may already know the new end, whatever becomes of the reply.
+            task.held_until = max(task.held_until, held_until)
+        held = await self._run("extend", [keys.queue_keys(queue).lease], args)
+        lost = []
+        for task, is_held, old in zip(tasks, held, before, strict=True):
+            if is_held:
+                task.lease_ends = held_until
+            else:
+                task.held_until = old
+                lost.append(task)
+        return lost
+
+    async def forward(self, queue: str) -> int:
+        """Make tasks pending that are scheduled, or to be retried, and due. Returns how many."""
+        names = keys.queue_keys(queue)
+        moved = 0
+        for source in (names.scheduled, names.retry):
+            count = FORWARD_BATCH
+            while count == FORWARD_BATCH:
+                now_ns = self._clock.now_ns()
+                args = [now_ns // 1_000_000_000, FORWARD_BATCH, names.task_prefix, names.group_prefix, now_ns]
+                count = await self._run("forward", [source, names.pending], args)
+                moved += count
+        return moved
+
+    async def expired(self, queue: str, cutoff: float, limit: int = 100) -> list[ExpiredTask]:
+        """Find tasks whose lease ended before ``cutoff`` (unix seconds), oldest first."""
+        names = keys.queue_keys(queue)
+        found = await self._run("expired", [names.lease, names.active], [int(cutoff), limit, names.task_prefix])
+        now = self._clock.now()
+        tasks = []
+        for at in range(0, len(found), 5):
+            raw_id, lease, raw, state, ttl_archived = found[at : at + 5]
+            fields = [raw_id, raw, None, None, ttl_archived, None, None]
+            task = self._task(queue, fields, now, math.ceil(float(lease)))
+            tasks.append(ExpiredTask(task, claimed=state != b"pending"))
+        return tasks
+
+    async def adopt(self, queue: str) -> list[str]:
+        """Give a lease that ends now to ids that sit in active without one. Returns these ids."""
+        names = keys.queue_keys(queue)
+        adopted = await self._run("adopt", [names.active, names.lease], [int(self._clock.now())])
+        return [_text(task_id) for task_id in adopted]
+
+    async def expire_completed(self, queue: str, limit: int = 100) -> int:
+        """Delete completed tasks whose retention is over, up to ``limit``. Returns how many."""
+        names = keys.queue_keys(queue)
+        args = [int(self._clock.now()), limit, names.task_prefix]
+        count: int = await self._run("expire_completed", [names.completed], args)
+        return count
+
+    async def expire_archived(self, queue: str, ttl: int, offset: int, limit: int = 500) -> tuple[int, int]:
+        """Delete archived tasks that are older than their own TTL, or than ``ttl`` seconds (0: never).
+
+        Returns:
+            How many entries were looked at from ``offset`` on, and how many of them were deleted.
+        """
+        names = keys.queue_keys(queue)
+        args = [int(self._clock.now()), offset, limit, ttl, names.task_prefix]
+        seen, deleted = await self._run("expire_archived", [names.archived], args)
+        return seen, deleted
+
+    async def run_script(self, name: str, script_keys: Iterable[str], args: Iterable[Any]) -> Any:
+        """Run one of the package's scripts; for the parts of the broker that live in other modules."""
+        return await self._run(name, list(script_keys), list(args))
+
+    async def _run(self, name: str, script_keys: list[str], args: list[Any]) -> Any:
+        (reply,) = await self._run_all(name, [(script_keys, args)])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def _run_all(self, name: str, commands: list[tuple[list[str], list[Any]]]) -> list[Any]:
+        script = scripts.load(name)
+        packed = [("EVALSHA", script.sha, len(script_keys), *script_keys, *args) for script_keys, args in commands]
+        replies = await self._execute(packed)
+        missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missing:
+            await self.client.script_load(script.text)
+            again = await self._execute([packed[index] for index in missing])
+            for index, reply in zip(missing, again, strict=True):
+                replies[index] = reply
+        return replies
+
+    async def _execute(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one round trip. A refusal is returned in its place, not raised."""
+        if len(commands) == 1:
+            try:
+                return [await self.client.execute_command(*commands[0])]
+            except ResponseError as error:
+                return [error]
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return list(await pipeline.execute(raise_on_error=False))
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
+
+
+def _seconds(value: bytes | None) -> int | None:
+    """A whole number stored in a task's hash; None where it is missing or is no number."""
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        return None

@@ -1,0 +1,93 @@
+"""Names of the Redis keys of asynq 0.26 and of the runqy server. Nobody else writes a key's name.
+
+Every key of a queue carries the hash tag ``{queue}``, so all keys of one script share a slot on Redis Cluster.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cache
+
+QUEUES = "asynq:queues"
+SERVERS = "asynq:servers"
+WORKERS = "asynq:workers"
+CANCEL_CHANNEL = "asynq:cancel"
+
+# Not part of asynq's layout: the runqy server finds tasks and results by id alone under these.
+LOOKUP_PREFIX = "asynq:t:"
+RESULT_PREFIX = "asynq:result:"
+
+
+class QueueKeys:
+    """The keys of one queue.
+
+    Attributes:
+        task_prefix: a task's hash is this followed by its id.
+        group_prefix: a group's sorted set is this followed by the group's name.
+    """
+
+    def __init__(self, queue: str) -> None:
+        base = f"asynq:{{{queue}}}:"
+        self.queue = queue
+        self.pending = base + "pending"
+        self.active = base + "active"
+        self.lease = base + "lease"
+        self.paused = base + "paused"
+        self.scheduled = base + "scheduled"
+        self.retry = base + "retry"
+        self.archived = base + "archived"
+        self.completed = base + "completed"
+        self.processed = base + "processed"
+        self.failed = base + "failed"
+        self.task_prefix = base + "t:"
+        self.group_prefix = base + "g:"
+
+    def task(self, task_id: str) -> str:
+        """The hash of one task."""
+        return self.task_prefix + task_id
+
+    def exchange(self, day: str) -> list[str]:
+        """KEYS of ``exchange.lua`` for one UTC day (``2026-11-24``)."""
+        return [
+            self.pending,
+            self.active,
+            self.lease,
+            self.paused,
+            self.processed,
+            f"{self.processed}:{day}",
+            self.failed,
+            f"{self.failed}:{day}",
+            self.completed,
+            self.retry,
+            self.archived,
+        ]
+
+
+@cache
+def queue_keys(queue: str) -> QueueKeys:
+    """The keys of a queue, made once."""
+    return QueueKeys(queue)
+
+
+def utc_day(now: float) -> str:
+    """The UTC day that daily counters are kept under, as ``YYYY-MM-DD``."""
+    return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%d")
+
+
+def server(instance: str) -> str:
+    """The ServerInfo of one worker process; ``instance`` is ``host:pid:uuid``."""
+    return f"asynq:servers:{{{instance}}}"
+
+
+def active_workers(instance: str) -> str:
+    """The WorkerInfo hash of one worker process.
+
+    asynq finds it through the sorted set ``asynq:workers``, whatever its name is. asynq itself would call it
+    ``asynq:workers:{…}``, which the runqy server's scan would take for one more worker.
+    """
+    return f"asynq:active-workers:{{{instance}}}"
+
+
+def worker(worker_id: str) -> str:
+    """The hash by which the runqy server knows a worker."""
+    return f"asynq:workers:{worker_id}"

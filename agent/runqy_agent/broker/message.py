@@ -1,0 +1,119 @@
+"""Tasks as they come out of Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from runqy_agent.broker.asynq_pb2 import TaskMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_TIMEOUT = 30 * 60
+"""Seconds a task may run if its message has neither timeout nor deadline (asynq's default)."""
+
+MAX_ERROR_BYTES = 64 * 1024
+"""How much of an error's text is stored."""
+
+
+@dataclass(slots=True, eq=False)
+class TakenTask:
+    """A task this worker holds.
+
+    Attributes:
+        id: unique within its queue.
+        queue: the sub-queue it came from.
+        message: what asynq stored; fields unknown to us are kept when it is written back.
+        held_until: unix seconds, the latest end of lease this worker has asked for.
+        lease_ends: unix seconds, the end of lease that Redis has confirmed.
+        taken_at: unix seconds.
+        deadline: unix seconds, when its run must be over.
+        pending_since: unix nanoseconds, 0 if unknown.
+        ttl_completed, ttl_archived, pending_timeout: seconds as stamped on the task by the server; 0 means never,
+            None that it carries none.
+        malformed: why the stored message could not be used; such a task is not run.
+    """
+
+    id: str
+    queue: str
+    message: TaskMessage
+    held_until: int
+    lease_ends: int
+    taken_at: float
+    deadline: float = 0.0
+    pending_since: int = 0
+    ttl_completed: int | None = None
+    ttl_archived: int | None = None
+    pending_timeout: int | None = None
+    active_timeout: int | None = None
+    malformed: str = ""
+
+    @property
+    def type(self) -> str:
+        """The task's type; the runqy server puts the queue's name here."""
+        return self.message.type
+
+    @property
+    def payload(self) -> bytes:
+        """The payload, as the client sent it."""
+        return self.message.payload
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """asynq headers; mostly empty."""
+        return self.message.headers
+
+    def run_deadline(self, active_timeout: float) -> float:
+        """When a run that starts now must be over.
+
+        Args:
+            active_timeout: the worker's own limit in seconds, for a task that carries none; 0 for none.
+
+        Returns:
+            Unix seconds: the earlier of start + timeout and the message's deadline. With neither, the task's or the
+            worker's active timeout, and at last asynq's 30 minutes.
+        """
+        message, start = self.message, self.taken_at
+        if message.timeout and message.deadline:
+            return min(start + message.timeout, message.deadline)
+        if message.timeout:
+            return start + message.timeout
+        if message.deadline:
+            return message.deadline
+        limit = active_timeout if self.active_timeout is None else self.active_timeout
+        return start + (limit or DEFAULT_TIMEOUT)
+
+
+def decode(raw: bytes | None, task_id: str, queue: str) -> tuple[TaskMessage, str]:
+    """Read a stored message.
+
+    Returns:
+        The message and an empty string; or, where the stored bytes are no message of this task, a message that stands
+        in for it (with the bytes found as its payload, so that nothing is lost) and the reason.
+    """
+    if raw is None:
+        reason = "the task's hash has no field msg"
+    else:
+        try:
+            message = TaskMessage.FromString(raw)
+        except DecodeError:
+            reason = f"the stored message ({len(raw)} bytes) is not a valid asynq message"
+        else:
+            if message.id == task_id:
+                return message, ""
+            reason = f"the stored message ({len(raw)} bytes) names the task {message.id[:100]!r} instead"
+    printable = task_id.encode("utf-8", "replace").decode()
+    return TaskMessage(id=printable, queue=queue, payload=raw or b""), reason
+
+
+def stored_error(text: str) -> str:
+    """An error's text as it may be stored: valid UTF-8, bounded, its beginning and its end kept."""
+    data = text.encode("utf-8", "replace")
+    if len(data) > MAX_ERROR_BYTES:
+        half = MAX_ERROR_BYTES // 2 - 32
+        cut = len(data) - 2 * half
+        data = data[:half] + f"\n… {cut} bytes left out …\n".encode() + data[-half:]
+    return data.decode("utf-8", "ignore")

@@ -1,0 +1,147 @@
+"""How this worker shows itself in Redis: to asynq's inspector and to the runqy server, each in its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runqy_agent.broker import keys
+from runqy_agent.broker.asynq_pb2 import ServerInfo, WorkerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.clock import Clock
+
+SERVER_TTL = 10
+"""Seconds asynq's records live: twice its beat."""
+WORKER_TTL = 30
+"""Seconds the runqy server's record lives."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this worker is; different for each start of a process.
+
+    Attributes:
+        host, pid: of this process.
+        uuid: tells apart what ``host:pid`` cannot, in containers where the pid is 1 everywhere.
+        started_at: unix seconds.
+    """
+
+    host: str
+    pid: int
+    uuid: str
+    started_at: float
+
+    @property
+    def worker_id(self) -> str:
+        """``host:pid:uuid``, the id in the runqy server's list."""
+        return f"{self.host}:{self.pid}:{self.uuid}"
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What is told with one beat.
+
+    Attributes:
+        status: ``bootstrapping``, ``running``, ``draining`` or ``stopped``.
+        queues: sub-queue to priority.
+        fields: further fields of the runqy server's record, as they are stored.
+        running: the tasks in progress.
+    """
+
+    status: str
+    concurrency: int
+    queues: Mapping[str, int]
+    strict_priority: bool
+    healthy: bool
+    fields: Mapping[str, str] = field(default_factory=dict)
+    running: Iterable[TakenTask] = ()
+
+
+class Presence:
+    """Writes and removes the records of one worker."""
+
+    def __init__(self, broker: Broker, clock: Clock, identity: Identity) -> None:
+        self.identity = identity
+        self._broker = broker
+        self._clock = clock
+        self._server_key = keys.server(identity.worker_id)
+        self._active_key = keys.active_workers(identity.worker_id)
+        self._worker_key = keys.worker(identity.worker_id)
+
+    async def beat(self, state: WorkerState) -> None:
+        """Write everything anew. Raises what Redis raises."""
+        now = int(self._clock.now())
+        running = list(state.running)
+        args: list[bytes | str | int] = [SERVER_TTL, self._server_info(state, len(running))]
+        for task in running:
+            args += (task.id, self._worker_info(task))
+        await self._broker.run_script("beat", [self._server_key, self._active_key], args)
+        async with self._broker.client.pipeline(transaction=False) as pipeline:
+            pipeline.zadd(keys.SERVERS, {self._server_key: now + SERVER_TTL})
+            pipeline.zadd(
+                keys.WORKERS,
+                {self._active_key: now + SERVER_TTL, self.identity.worker_id: now + WORKER_TTL},
+            )
+            pipeline.hset(self._worker_key, mapping=self._record(state, now))
+            pipeline.expire(self._worker_key, WORKER_TTL)
+            await pipeline.execute()
+
+    async def clear(self) -> None:
+        """Remove every record of this worker. Raises what Redis raises."""
+        async with self._broker.client.pipeline(transaction=False) as pipeline:
+            pipeline.zrem(keys.SERVERS, self._server_key)
+            pipeline.zrem(keys.WORKERS, self._active_key, self.identity.worker_id)
+            for key in (self._server_key, self._active_key, self._worker_key):
+                pipeline.delete(key)
+            await pipeline.execute()
+
+    def _record(self, state: WorkerState, now: int) -> dict[str | bytes, bytes | float | int | str]:
+        queues = " ".join(f"{name}:{priority}" for name, priority in sorted(state.queues.items()))
+        return {
+            "started_at": int(self.identity.started_at),
+            "started": int(self.identity.started_at),
+            "last_beat": now,
+            "concurrency": state.concurrency,
+            "queues": f"map[{queues}]",
+            "status": state.status,
+            "healthy": "true" if state.healthy else "false",
+            **state.fields,
+        }
+
+    def _server_info(self, state: WorkerState, running: int) -> bytes:
+        return ServerInfo(
+            host=self.identity.host,
+            pid=self.identity.pid,
+            server_id=self.identity.uuid,
+            concurrency=state.concurrency,
+            queues=dict(state.queues),
+            strict_priority=state.strict_priority,
+            status={"running": "active", "bootstrapping": "new", "draining": "closed"}.get(state.status, state.status),
+            start_time=_timestamp(self.identity.started_at),
+            active_worker_count=running,
+        ).SerializeToString()
+
+    def _worker_info(self, task: TakenTask) -> bytes:
+        return WorkerInfo(
+            host=self.identity.host,
+            pid=self.identity.pid,
+            server_id=self.identity.uuid,
+            task_id=task.id,
+            task_type=task.type,
+            task_payload=task.payload,
+            queue=task.queue,
+            start_time=_timestamp(task.taken_at),
+            deadline=_timestamp(task.deadline),
+        ).SerializeToString()
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole = int(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,107 @@
+"""From how a run ended to what is written in Redis: the rules of asynq for retries, archive and retention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runqy_agent.broker.message import stored_error
+from runqy_agent.outcome import Failure, Outcome, Revoked, Success
+from runqy_agent.retry_delays import exponential_retry_delay
+
+if TYPE_CHECKING:
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.retry_delays import RetryDelay
+
+LEASE_EXPIRED = "asynq: task lease expired"
+"""asynq's own text for a task whose worker went away."""
+
+NEVER = 253_402_300_799
+"""Unix seconds of 9999-12-31: the score of a completed task that is kept for ever."""
+
+
+@dataclass(slots=True)
+class Settled:
+    """A task whose fate is decided and not yet written. Deciding happens once, writing may take several tries.
+
+    Attributes:
+        task: the task, its message already brought up to date.
+        step: the step of ``exchange.lua``.
+        values: the five values of that step after id and held_until.
+    """
+
+    task: TakenTask
+    step: str
+    values: tuple[bytes | str | int, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the worker decides where a task's message does not.
+
+    Attributes:
+        max_retry: a ceiling for the retries of every task; None for none.
+        ttl_completed: seconds a completed task is kept if its result is stored and the task says nothing; 0: for ever.
+        ttl_archived: seconds an archived task is kept; 0: for ever.
+        store_results: the server's ``redis_storage``.
+        retry_delay: seconds before the next attempt, from retries used, error text and task.
+    """
+
+    max_retry: int | None = None
+    ttl_completed: int = 24 * 3600
+    ttl_archived: int = 72 * 3600
+    store_results: bool = False
+    retry_delay: RetryDelay = exponential_retry_delay
+
+    def settle(self, task: TakenTask, outcome: Outcome, now_ns: int) -> Settled:
+        """Decide what becomes of a task, and bring its message up to date.
+
+        Args:
+            task: the task; its message is changed in place.
+            outcome: how its run ended.
+            now_ns: unix nanoseconds.
+        """
+        now = now_ns // 1_000_000_000
+        if isinstance(outcome, Success):
+            return self._succeed(task, outcome, now)
+        if isinstance(outcome, Failure):
+            return self._fail(task, outcome, now)
+        if isinstance(outcome, Revoked):
+            return Settled(task, "done", ("", task.message.unique_key, "", "", ""))
+        return Settled(task, "requeue", ("", now_ns, "", "", ""))
+
+    def _succeed(self, task: TakenTask, outcome: Success, now: int) -> Settled:
+        message = task.message
+        ttl = task.ttl_completed
+        if ttl is None:
+            if message.retention > 0:
+                ttl = message.retention
+            elif self.store_results:
+                ttl = self.ttl_completed
+            else:
+                return Settled(task, "done", ("", message.unique_key, "", "", ""))
+        message.completed_at = now
+        result = outcome.result or b"" if self.store_results else b""
+        expires_at = now + ttl if ttl else NEVER
+        values = (message.SerializeToString(), message.unique_key, expires_at, result, ttl)
+        return Settled(task, "complete", values)
+
+    def _fail(self, task: TakenTask, outcome: Failure, now: int) -> Settled:
+        message = task.message
+        allowed = message.retry if self.max_retry is None else min(message.retry, self.max_retry)
+        message.error_msg = stored_error(outcome.error)
+        message.last_failed_at = now
+        if not outcome.counted and outcome.retry:
+            counted = ""
+        elif outcome.retry and message.retried < allowed:
+            counted = "1"
+        else:
+            ttl = self.ttl_archived if task.ttl_archived is None else task.ttl_archived
+            return Settled(task, "archive", (message.SerializeToString(), "", "", "", ttl))
+        delay = outcome.delay
+        if delay is None:
+            delay = self.retry_delay(message.retried, outcome.error, task)
+        if counted:
+            message.retried += 1
+        due = now + max(0, round(delay))
+        return Settled(task, "retry", (message.SerializeToString(), due, counted, "", ""))

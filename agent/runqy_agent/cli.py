@@ -1,0 +1,161 @@
+"""The ``runqy-agent`` command: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from runqy_agent._version import __version__
+from runqy_agent.config import format_duration, load_config
+from runqy_agent.errors import ExitCode, RunqyAgentError
+from runqy_agent.service import run_service
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runqy_agent.config import Config
+
+_NAME = "runqy-agent"
+_EXIT_CODES = """\
+exit codes:
+  0  done
+  1  anything else
+  2  the configuration or the command line is wrong
+  3  the runqy server refused, or was unreachable
+  4  the deployment failed
+  5  the process did not become ready
+  6  Redis is unreachable or refuses, at start
+
+Settings come from --set, then RUNQY_* variables, then the file, then defaults. Without -config no file is read."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments without the program's name; by default this process's.
+
+    Returns:
+        The exit code, one of ``ExitCode``.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+        command = _command(parser, arguments)
+    except SystemExit as stop:  # argparse has said why: --help, or a usage error
+        return stop.code if isinstance(stop.code, int) else ExitCode.CONFIG
+    try:
+        return _execute(command, arguments, parser)
+    except RunqyAgentError as error:
+        return _report(error)
+    except Exception:
+        logging.getLogger("runqy_agent.cli").exception("%s failed unexpectedly", command)
+        return ExitCode.OTHER
+
+
+def _command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """The subcommand, whether given as such or in the form of a flag."""
+    forms = [name for name in ("validate", "version") if getattr(arguments, f"{name}_flag")]
+    if arguments.command:
+        forms.append(arguments.command)
+    if len(set(forms)) > 1:
+        parser.error(f"choose one of {', '.join(forms)}")
+    if forms:
+        return str(forms[0])
+    if arguments.config or arguments.settings or os.environ.get("RUNQY_SERVER_URL"):
+        return "run"
+    return "help"
+
+
+def _execute(command: str, arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if command == "help":
+        parser.print_help(sys.stderr)
+        return ExitCode.CONFIG
+    if command == "version":
+        print(f"{_NAME} {__version__} (Python {platform.python_version()}, {platform.system()} {platform.machine()})")
+        return ExitCode.DONE
+    if command == "demo":
+        from runqy_agent.demo.main import run_demo  # noqa: PLC0415 - the demo needs packages that a worker does not
+
+        return run_demo(keep=arguments.keep)
+    overrides = dict(arguments.settings + getattr(arguments, "more_settings", []))
+    config = load_config(arguments.config, overrides=overrides)
+    if command == "validate":
+        return _validate(config)
+    return run_service(config)
+
+
+def _validate(config: Config) -> int:
+    for warning in config.warnings:
+        print(f"{_NAME}: warning: {warning}", file=sys.stderr)
+    worker = config.worker
+    print("configuration is valid")
+    print(f"  server            {config.server.url}")
+    print(f"  queues            {', '.join(config.queues())}")
+    print(f"  concurrency       {worker.concurrency}")
+    print(f"  shutdown timeout  {format_duration(worker.shutdown_timeout)}")
+    print(f"  deployment        {config.deployment.dir}")
+    return ExitCode.DONE
+
+
+def _report(error: RunqyAgentError) -> int:
+    for line in getattr(error, "problems", str(error).splitlines()):
+        print(f"{_NAME}: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError("expected section.key=value")
+    return key.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_NAME,
+        description="A worker for the runqy task queue: deploys, supervises and feeds your Python task code.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_sources(parser, config_default=None, settings="settings")
+    parser.add_argument(
+        "-validate", "--validate", dest="validate_flag", action="store_true", help="the same as validate"
+    )
+    parser.add_argument("-version", "--version", dest="version_flag", action="store_true", help="the same as version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser("run", help="serve the configured queues (the default)", allow_abbrev=False)
+    validate = commands.add_parser("validate", help="check the configuration and exit", allow_abbrev=False)
+    for command in (run, validate):
+        # What stands before the command must survive it.
+        _add_sources(command, config_default=argparse.SUPPRESS, settings="more_settings")
+    commands.add_parser("version", help="print the version and exit", allow_abbrev=False)
+    demo = commands.add_parser("demo", help="see it at work, without a server or Redis", allow_abbrev=False)
+    demo.add_argument("--keep", action="store_true", help="keep the demo's directory afterwards")
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser, *, config_default: str | None, settings: str) -> None:
+    parser.add_argument(
+        "-config",
+        "--config",
+        "-c",
+        dest="config",
+        metavar="FILE",
+        default=config_default,
+        help="the configuration file",
+    )
+    parser.add_argument(
+        "--set",
+        dest=settings,
+        metavar="SECTION.KEY=VALUE",
+        type=_setting,
+        action="append",
+        default=[],
+        help="a setting that overrides file and environment; may be repeated",
+    )

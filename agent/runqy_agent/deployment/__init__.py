@@ -1,0 +1,8 @@
+"""Deploying a task author's code: from a Git repository to a release and its virtual environment."""
+
+from __future__ import annotations
+
+from runqy_agent.deployment.deployer import Deployer, Release
+from runqy_agent.deployment.source import Source
+
+__all__ = ["Deployer", "Release", "Source"]

@@ -1,0 +1,169 @@
+"""Child commands of a deployment (git, uv, pip, python): the only place here that starts a process.
+
+No shell, stdin from ``/dev/null``, a process group of its own, output kept only at its end, and a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from runqy_agent.errors import DeploymentError
+
+log = logging.getLogger(__name__)
+
+_KEEP_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+_LINES_IN_ERRORS = 12
+_TERM_GRACE = 2.0
+_USERINFO = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
+
+# What belongs to the agent or its own interpreter and would mislead, or be stolen by, a child.
+_AGENT_ONLY = frozenset(
+    {
+        "CREDENTIALS_DIRECTORY",
+        "LISTEN_FDNAMES",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One child command.
+
+    Attributes:
+        argv: the program and its arguments. They are visible in ``ps``: never a secret.
+        purpose: what it is for, in words, as the beginning of an error: ``fetching https://…``.
+        env: its whole environment.
+        error: what a failure is raised as.
+        seconds: how long it may take.
+        cwd: where it runs; the agent's own directory when None.
+        secrets: values that are blanked in everything kept of its output.
+        keep: bytes kept of the end of stdout and of stderr.
+    """
+
+    argv: Sequence[str]
+    purpose: str
+    env: Mapping[str, str] = field(repr=False)
+    error: type[DeploymentError]
+    seconds: float
+    cwd: Path | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    keep: int = _KEEP_BYTES
+
+    @property
+    def name(self) -> str:
+        """The program's name, as people know it."""
+        return Path(self.argv[0]).name
+
+
+async def run(command: Command) -> str:
+    """Run a command to its end and return its standard output (its last ``keep`` bytes).
+
+    If this coroutine is cancelled, the command's whole process group is ended first.
+
+    Raises:
+        DeploymentError: of the class ``command.error``: it could not be started, ended with another code than 0,
+            or took too long. The text names the purpose, the program, the exit code and the last lines of stderr.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(command.env),
+            cwd=command.cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as missing:
+        raise command.error(
+            f"{command.purpose} failed: {command.argv[0]} was not found; install it and make sure it is on PATH"
+        ) from missing
+    except OSError as refused:
+        raise command.error(
+            f"{command.purpose} failed: {command.argv[0]} cannot be started: {refused.strerror}"
+        ) from refused
+    try:
+        stdout, stderr, code = await asyncio.wait_for(
+            asyncio.gather(_tail(process.stdout, command.keep), _tail(process.stderr, command.keep), process.wait()),
+            command.seconds,
+        )
+    except asyncio.TimeoutError:
+        await _end_group(process)
+        raise command.error(
+            f"{command.purpose} failed: {command.name} was stopped because it took longer than {command.seconds:g} s"
+        ) from None
+    except BaseException:
+        await _end_group(process)
+        raise
+    out, err = (redact(raw.decode(errors="replace"), command.secrets) for raw in (stdout, stderr))
+    for line in err.splitlines():
+        log.debug("%s: %s", command.name, line)
+    if code != 0:
+        ending = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+        raise command.error(
+            f"{command.purpose} failed: {command.name} ended with {ending}: {last_lines(err or out) or 'no message'}"
+        )
+    return out
+
+
+def child_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The agent's environment for a child: without ``RUNQY_*`` and what concerns only the agent's own process."""
+    source = os.environ if base is None else base
+    return {name: value for name, value in source.items() if not name.startswith("RUNQY_") and name not in _AGENT_ONLY}
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """``text`` without the given secrets and without ``user:password`` in URLs."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _USERINFO.sub("***", text)
+
+
+def last_lines(text: str, count: int = _LINES_IN_ERRORS) -> str:
+    """The last lines of ``text`` that say anything, joined by line breaks."""
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-count:])
+
+
+async def _tail(stream: asyncio.StreamReader | None, keep: int) -> bytes:
+    kept = bytearray()
+    while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
+        kept += chunk
+        del kept[:-keep]
+    return bytes(kept)
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """End the command and its descendants: SIGTERM, so that git removes its lock files, then SIGKILL."""
+    _signal_group(process, signal.SIGTERM)
+    waiting = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=_TERM_GRACE)
+    finally:  # even when this wait is cancelled too
+        _signal_group(process, signal.SIGKILL)
+    await waiting
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

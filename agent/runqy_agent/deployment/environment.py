@@ -1,0 +1,226 @@
+"""Virtual environments: named by what they depend on, built once, used by every release that needs the same."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runqy_agent.deployment.commands import Command, child_environment, run
+from runqy_agent.deployment.files import flush, remove_tree, write_atomically
+from runqy_agent.errors import EnvironmentBuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from runqy_agent.config.settings import DeploymentSettings
+    from runqy_agent.deployment.dependencies import Dependencies
+    from runqy_agent.deployment.interpreter import Interpreter
+
+log = logging.getLogger(__name__)
+
+_MARKER = ".complete"
+_NAME_LENGTH = 20
+_CREATE_SECONDS = 600.0
+_INSTALL_SECONDS = 2 * 3600.0
+_PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
+
+
+@dataclass(frozen=True)
+class EnvironmentPlan:
+    """An environment as it should be.
+
+    Attributes:
+        interpreter: the Python it is made with.
+        dependencies: what is installed.
+        origin: for dependencies that are code of the repository: what tells that code apart (queue and commit).
+        system_site_packages: whether the interpreter's own packages are seen.
+        offline: whether no package index may be asked.
+        find_links: where wheels are looked for; directories are absolute.
+    """
+
+    interpreter: Interpreter
+    dependencies: Dependencies
+    origin: str
+    system_site_packages: bool
+    offline: bool
+    find_links: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """A hash of everything the environment depends on: 64 hexadecimal digits."""
+        parts = {
+            "interpreter": self.interpreter.identity,
+            "kind": self.dependencies.kind,
+            "inputs": self.dependencies.inputs,
+            "origin": self.origin if self.dependencies.local else "",
+            "system_site_packages": self.system_site_packages,
+            "offline": self.offline,
+            "find_links": self.find_links,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def plan_environment(
+    settings: DeploymentSettings, interpreter: Interpreter, dependencies: Dependencies, origin: str
+) -> EnvironmentPlan:
+    """Put together what an environment depends on."""
+    links = (link if "://" in link else str(Path(link).expanduser().resolve()) for link in settings.find_links)
+    return EnvironmentPlan(
+        interpreter,
+        dependencies,
+        origin,
+        system_site_packages=settings.use_system_site_packages,
+        offline=settings.offline,
+        find_links=tuple(links),
+    )
+
+
+class EnvironmentStore:
+    """The environments of a deployment directory. Changes need its lock; looking does not."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, key: str) -> Path:
+        """Where the environment with this key is, or would be."""
+        return self.directory / key[:_NAME_LENGTH]
+
+    def is_usable(self, key: str) -> bool:
+        """Whether the environment was built to its end and its interpreter is still there."""
+        path = self.path(key)
+        return bool(key) and (path / _MARKER).is_file() and (path / "bin" / "python").exists()
+
+    async def ensure(self, plan: EnvironmentPlan) -> Path:
+        """Build the environment unless it is there already. What an interrupted build left is removed first.
+
+        Raises:
+            EnvironmentBuildError: it could not be created, or a package not be installed.
+        """
+        path = self.path(plan.key)
+        if self.is_usable(plan.key):
+            return path
+        await asyncio.to_thread(remove_tree, path)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log.info("building the environment %s with Python %s", path.name, plan.interpreter.version_text)
+        builder = _Builder(plan, path)
+        await builder.create()
+        await builder.install()
+        await asyncio.to_thread(_mark_complete, path, plan)
+        return path
+
+    def prune(self, keys: Iterable[str]) -> None:
+        """Remove all environments but those with the given keys."""
+        kept = {self.path(key).name for key in keys}
+        for path in self.directory.iterdir() if self.directory.is_dir() else ():
+            if path.name not in kept:
+                log.info("removing the environment %s, which no release needs any more", path.name)
+                remove_tree(path)
+
+
+class _Builder:
+    """Builds one environment in its place (environments cannot be moved), with uv where that is right.
+
+    uv does not look at the packages of the system site, and would download a preinstalled PyTorch once more. So with
+    system site packages, pip installs.
+    """
+
+    def __init__(self, plan: EnvironmentPlan, path: Path) -> None:
+        self._plan = plan
+        self._path = path
+        self._uv = shutil.which("uv")
+        self._env = child_environment() | {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        if plan.offline:
+            self._env |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
+
+    @property
+    def _needs_pip(self) -> bool:
+        return not self._plan.dependencies.empty and (self._uv is None or self._plan.system_site_packages)
+
+    async def create(self) -> None:
+        """Create the environment, with pip in it only if pip will be used."""
+        if self._uv is not None:
+            seeded = self._needs_pip
+            if not (seeded and self._plan.offline and self._plan.interpreter.ensurepip):
+                try:
+                    await self._create_with_uv(self._uv, seeded=seeded)
+                except EnvironmentBuildError as failed:
+                    if not (seeded and self._plan.interpreter.ensurepip):
+                        raise
+                    log.warning("uv could not put pip into the environment; using venv instead: %s", failed)
+                    await asyncio.to_thread(remove_tree, self._path)
+                else:
+                    return
+        await self._create_with_venv()
+
+    async def install(self) -> None:
+        """Install the dependencies."""
+        dependencies = self._plan.dependencies
+        if dependencies.empty:
+            return
+        if self._needs_pip:
+            argv = [str(self._path / "bin" / "python"), "-m", "pip", "install", *_PIP_OPTIONS]
+        else:
+            argv = [str(self._uv), "pip", "install", "--python", str(self._path / "bin" / "python")]
+            argv += ["--no-index"] if self._plan.offline else []
+        for link in self._plan.find_links:
+            argv += ["--find-links", link]
+        if dependencies.kind == "project":
+            argv.append(str(dependencies.directory))
+        elif dependencies.kind == "pyproject":
+            packages = self._path / "requirements.txt"
+            packages.write_text("\n".join(dependencies.packages) + "\n", encoding="utf-8")
+            argv += ["-r", str(packages)]
+        else:
+            argv += ["-r", "requirements.txt"]
+        await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, dependencies.directory)
+
+    async def _create_with_uv(self, uv: str, *, seeded: bool) -> None:
+        argv = [uv, "venv", "--no-project", "--python", self._plan.interpreter.executable]
+        argv += ["--system-site-packages"] if self._plan.system_site_packages else []
+        argv += ["--seed"] if seeded else []
+        await self._run([*argv, str(self._path)], "creating the environment", _CREATE_SECONDS, self._path.parent)
+
+    async def _create_with_venv(self) -> None:
+        interpreter = self._plan.interpreter
+        if self._needs_pip and not interpreter.ensurepip:
+            major, minor, _ = interpreter.version
+            raise EnvironmentBuildError(
+                f"{interpreter.executable} cannot create virtual environments, since it has no ensurepip: run "
+                f"`apt-get install python3-venv` (or python{major}.{minor}-venv), or install uv"
+            )
+        argv = [interpreter.executable, "-m", "venv"]
+        argv += ["--system-site-packages"] if self._plan.system_site_packages else []
+        argv += [] if self._needs_pip else ["--without-pip"]
+        await self._run([*argv, str(self._path)], "creating the environment", _CREATE_SECONDS, self._path.parent)
+
+    async def _run(self, argv: list[str], purpose: str, seconds: float, cwd: Path) -> None:
+        name = self._path.name
+        out = await run(
+            Command(
+                argv,
+                purpose=f"{purpose} ({name})",
+                env=self._env,
+                error=EnvironmentBuildError,
+                seconds=seconds,
+                cwd=cwd,
+            )
+        )
+        for line in out.splitlines():
+            log.debug("%s: %s", name, line)
+
+
+def _mark_complete(path: Path, plan: EnvironmentPlan) -> None:
+    flush(path)
+    marker = {
+        "interpreter": plan.interpreter.identity,
+        "kind": plan.dependencies.kind,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_atomically(path / _MARKER, json.dumps(marker).encode())

@@ -1,0 +1,118 @@
+"""The few operations on files that must be whole or not at all, and the lock of a deployment directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING
+
+from runqy_agent.errors import DeploymentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+_TEMPORARY = ".tmp-"
+_LOCK_POLL = 0.05
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+
+
+def temporary_sibling(path: Path) -> Path:
+    """A name next to ``path`` that nothing has, and that ``remove_leftovers`` knows."""
+    return path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole, on the disk, or not at all."""
+    temporary = temporary_sibling(path)
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def swap_symlink(link: Path, target: str) -> None:
+    """Let ``link`` point at ``target`` (relative to it), with no moment in which there is no link."""
+    temporary = temporary_sibling(link)
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory. It vanishes under its name first, so that nobody ever finds half of it."""
+    doomed = temporary_sibling(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what an interrupted deployment left in ``directory``. Only under the lock."""
+    if not directory.is_dir():
+        return
+    for leftover in directory.glob(f"{_TEMPORARY}*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def flush(directory: Path) -> None:
+    """Bring the file system of ``directory`` to the disk, so that what is renamed afterwards is whole after a crash.
+
+    Uses Linux's ``syncfs``, since fsync of each of ten thousand files takes minutes. Where there is none, nothing.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
+    """Hold the lock file ``path`` against all other tasks and processes; the event loop goes on while waiting.
+
+    The kernel releases it when the process ends, however it ends.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def explain(error: OSError, root: Path) -> DeploymentError:
+    """An error of the file system as one that says what to do about it."""
+    path = error.filename or root
+    if error.errno in _FULL:
+        advice = f"the disk is full: make room, or set deployment.dir to another disk than that of {root}"
+    elif error.errno == errno.EROFS:
+        advice = f"the file system is read-only: set deployment.dir (now {root}) to one that can be written"
+    elif error.errno in _DENIED:
+        advice = f"the user {os.geteuid()} of this service must own {root}"
+    else:
+        advice = f"look at the file system of {root}"
+    return DeploymentError(f"{path}: {error.strerror or error}; {advice}")

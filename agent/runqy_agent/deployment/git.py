@@ -1,0 +1,254 @@
+"""Fetching one commit of a repository, and checking out the part of it that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runqy_agent.deployment.commands import Command, run
+from runqy_agent.deployment.files import remove_tree
+from runqy_agent.deployment.git_access import OPTIONS
+from runqy_agent.deployment.source import is_full_commit, may_be_abbreviated_commit
+from runqy_agent.errors import GitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from runqy_agent.deployment.git_access import GitAccess
+
+log = logging.getLogger(__name__)
+
+_ASK_SECONDS = 120.0
+_FETCH_SECONDS = 3600.0
+_LOCAL_SECONDS = 60.0
+_REFS_BYTES = 4 * 1024 * 1024
+_NEAR_NAMES = 10
+_NEARNESS = 0.4
+_MOST_PACKS = 50
+_WHOLE_HISTORY = "--depth=2147483647"  # Git's documented way to say "no longer shallow", whether it was or not
+_FETCHED = "refs/runqy/fetched"
+_SPECIAL = re.compile(r"([\\*?\[\]! #])")
+
+
+class UnreachableError(GitError):
+    """The repository could not be reached or read: another time it may work."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a branch, tag or commit name stands for now.
+
+    Attributes:
+        commit: the commit id; only its beginning if the name is an abbreviated commit.
+        ref: the full name of the branch or tag; empty for a commit.
+    """
+
+    commit: str
+    ref: str = ""
+
+    def matches(self, commit: str) -> bool:
+        """Whether ``commit`` is the commit meant."""
+        return commit.startswith(self.commit)
+
+
+@dataclass
+class Checkout:
+    """A working tree being made.
+
+    Attributes:
+        commit: the commit, in full.
+        directory: where the files go. No ``.git`` is among them.
+        index: a temporary Git index, outside ``directory``.
+        code_path: the directory wanted; empty for all.
+        extra: further paths wanted, since something refers to them.
+    """
+
+    commit: str
+    directory: Path
+    index: Path
+    code_path: str
+    extra: tuple[str, ...] = ()
+
+
+class Repository:
+    """A bare repository: the cache of what was fetched from one URL. It may be removed at any time.
+
+    Only ``resolve`` may be used without holding the lock of the deployment directory.
+    """
+
+    def __init__(self, path: Path, access: GitAccess) -> None:
+        self._path = path
+        self._access = access
+
+    @property
+    def _url(self) -> str:
+        return self._access.location.url
+
+    async def resolve(self, branch: str) -> Resolved:
+        """Ask the remote what ``branch`` stands for: a branch before a tag before an abbreviated commit.
+
+        Raises:
+            UnreachableError: the remote did not answer.
+            GitError: it has no such branch, tag or commit; names that come near are listed.
+        """
+        if is_full_commit(branch):
+            return Resolved(branch)
+        head, tag = f"refs/heads/{branch}", f"refs/tags/{branch}"
+        refs = await self._list_refs(head, tag, f"{tag}^{{}}")
+        for name, ref in ((head, head), (f"{tag}^{{}}", tag), (tag, tag)):
+            if name in refs:
+                return Resolved(refs[name], ref)
+        if may_be_abbreviated_commit(branch):
+            return Resolved(branch)
+        raise GitError(f"{self._url} has no branch or tag {branch!r}{await self._near(branch)}")
+
+    async def obtain(self, wanted: Resolved, checkout: Checkout) -> None:
+        """Fetch the commit wanted and check it out; sets ``checkout.commit``.
+
+        A cached repository that gives trouble, or a server whose partial clones do, costs one more try: with a new
+        repository and all blobs.
+
+        Raises:
+            UnreachableError: fetching or checking out failed.
+            GitError: there is no such commit.
+        """
+        try:
+            checkout.commit = await self._fetch(wanted, blobs="--filter=blob:none")
+            await self.update(checkout)
+        except UnreachableError as first:
+            log.info("starting over with a new copy of %s: %s", self._url, first)
+            await asyncio.to_thread(remove_tree, self._path)
+            checkout.commit = await self._fetch(wanted, blobs="--no-filter")
+            await self.update(checkout)
+
+    async def update(self, checkout: Checkout) -> None:
+        """Bring the files of a checkout to what it asks for now. Missing blobs are fetched in one go.
+
+        Raises:
+            UnreachableError: blobs could not be fetched or files not be written.
+        """
+        sparse = "true" if checkout.code_path else "false"
+        if checkout.code_path:
+            patterns = self._path / "info" / "sparse-checkout"
+            patterns.parent.mkdir(exist_ok=True)
+            patterns.write_text(_sparse_patterns(checkout.code_path, checkout.extra), encoding="utf-8")
+        await self._git(
+            *("-c", "core.bare=false"),
+            *("-c", f"core.sparseCheckout={sparse}", "-c", "core.sparseCheckoutCone=false"),
+            f"--work-tree={checkout.directory}",
+            *("read-tree", "-m", "-u", checkout.commit),
+            purpose=f"checking out {checkout.commit[:12]} of {self._url}",
+            seconds=_FETCH_SECONDS,
+            env={"GIT_INDEX_FILE": str(checkout.index)},
+        )
+
+    async def _fetch(self, wanted: Resolved, *, blobs: str) -> str:
+        await self._prepare()
+        what = wanted.ref or (wanted.commit if is_full_commit(wanted.commit) else "")
+        if what:
+            try:
+                await self._fetch_refs(f"+{what}:{_FETCHED}", blobs=blobs, depth="--depth=1")
+                return await self._commit_of(_FETCHED)
+            except UnreachableError:
+                if wanted.ref:
+                    raise
+                log.info("%s does not hand out single commits; fetching its history", self._url)
+        everything = ("+refs/heads/*:refs/runqy/heads/*", "+refs/tags/*:refs/runqy/tags/*")
+        await self._fetch_refs(*everything, blobs=blobs, depth=_WHOLE_HISTORY)
+        try:
+            return await self._commit_of(wanted.commit)
+        except UnreachableError as missing:
+            raise GitError(f"no branch or tag of {self._url} holds a commit {wanted.commit}") from missing
+
+    async def _prepare(self) -> None:
+        """See to it that the repository exists, is not locked by a killed git, and knows its remote."""
+        if await asyncio.to_thread(_count_packs, self._path) > _MOST_PACKS:
+            await asyncio.to_thread(remove_tree, self._path)
+        if not await asyncio.to_thread(_is_repository, self._path):
+            await asyncio.to_thread(remove_tree, self._path)
+            command = [*("git", *OPTIONS), *("init", "--quiet", "--bare", "--template=", str(self._path))]
+            await self._run(command, f"creating {self._path}", _LOCAL_SECONDS)
+        await asyncio.to_thread(_remove_stale_locks, self._path)
+        await self._git("config", "remote.origin.url", self._url, purpose=f"configuring {self._path}")
+
+    async def _fetch_refs(self, *refspecs: str, blobs: str, depth: str) -> None:
+        await self._git(
+            *("fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules", depth, blobs, "origin"),
+            *refspecs,
+            purpose=f"fetching {self._url}",
+            seconds=_FETCH_SECONDS,
+        )
+
+    async def _commit_of(self, revision: str) -> str:
+        arguments = ("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        out = await self._git(*arguments, purpose=f"looking up {revision} of {self._url}", seconds=_FETCH_SECONDS)
+        return out.split()[-1]
+
+    async def _list_refs(self, *patterns: str) -> dict[str, str]:
+        command = ["git", *OPTIONS, "ls-remote", *(() if patterns else ("--heads", "--tags")), "--", self._url]
+        out = await self._run([*command, *patterns], f"asking {self._url} for its branches", _ASK_SECONDS, _REFS_BYTES)
+        pairs = (line.split("\t", 1) for line in out.splitlines() if "\t" in line)
+        return {name: commit for commit, name in pairs}
+
+    async def _near(self, branch: str) -> str:
+        refs = await self._list_refs()
+        names = sorted({name.split("/", 2)[2] for name in refs if not name.endswith("^{}") and name.count("/") > 1})
+        near = difflib.get_close_matches(branch, names, _NEAR_NAMES, _NEARNESS) or names[:_NEAR_NAMES]
+        return f"; it has {', '.join(near)}" if near else "; it is empty"
+
+    async def _git(
+        self, *arguments: str, purpose: str, seconds: float = _LOCAL_SECONDS, env: dict[str, str] | None = None
+    ) -> str:
+        command = ["git", f"--git-dir={self._path}", *OPTIONS, *arguments]
+        return await self._run(command, purpose, seconds, env=env)
+
+    async def _run(
+        self, argv: Sequence[str], purpose: str, seconds: float, keep: int = 65536, *, env: dict[str, str] | None = None
+    ) -> str:
+        command = Command(
+            argv,
+            purpose=purpose,
+            env={**self._access.env, **(env or {})},
+            error=UnreachableError,
+            seconds=seconds,
+            secrets=self._access.secrets,
+            keep=keep,
+        )
+        return await run(command)
+
+
+def _sparse_patterns(code_path: str, extra: Sequence[str]) -> str:
+    """The patterns Git's cone mode would use: ``code_path`` whole, and the plain files of each directory above it.
+
+    Cone mode itself is younger than the oldest Git in use.
+    """
+    lines = ["/*", "!/*/"]
+    parts = [_SPECIAL.sub(r"\\\1", part) for part in code_path.split("/")]
+    for depth in range(1, len(parts)):
+        above = "/".join(parts[:depth])
+        lines += [f"/{above}/", f"!/{above}/*/"]
+    lines.append(f"/{'/'.join(parts)}/")
+    lines += ["/" + _SPECIAL.sub(r"\\\1", path) for path in extra]
+    return "\n".join(lines) + "\n"
+
+
+def _is_repository(path: Path) -> bool:
+    return (path / "HEAD").is_file() and (path / "objects").is_dir()
+
+
+def _count_packs(path: Path) -> int:
+    return sum(1 for _ in (path / "objects" / "pack").glob("*.pack"))
+
+
+def _remove_stale_locks(path: Path) -> None:
+    """Remove Git's lock files: under the lock of the deployment directory, they belong to processes long dead."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            if name.endswith(".lock"):
+                os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118 - os.walk gives strings

@@ -1,0 +1,183 @@
+"""Releases: immutable directories of one queue, and the links that say which one is current and which was before.
+
+Layout under the deployment directory::
+
+    queues/<queue>/releases/<commit>-<environment key>[-<path>]/code/…
+                                                               /release.json
+    queues/<queue>/current   → releases/…
+    queues/<queue>/previous  → releases/…
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from runqy_agent.deployment.files import (
+    flush,
+    remove_leftovers,
+    remove_tree,
+    swap_symlink,
+    temporary_sibling,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_RECORD = "release.json"
+_SHORT = 12
+
+
+class ReleaseRecord(msgspec.Struct, frozen=True):
+    """What ``release.json`` says.
+
+    Attributes:
+        commit: the commit, in full.
+        branch: the branch, tag or commit name it was asked for by.
+        git_url: the repository, without secrets.
+        code_path: the directory of the code inside the checkout.
+        environment: the key of its environment.
+        created: when it was made, seconds since the epoch.
+    """
+
+    commit: str
+    branch: str
+    git_url: str
+    code_path: str
+    environment: str
+    created: float
+
+    @property
+    def name(self) -> str:
+        """The directory's name. Equal names mean equal files."""
+        name = f"{self.commit[:_SHORT]}-{self.environment[:_SHORT]}"
+        if self.code_path:
+            name += f"-{hashlib.sha256(self.code_path.encode()).hexdigest()[:6]}"
+        return name
+
+
+class StoredRelease(msgspec.Struct, frozen=True):
+    """A release on the disk."""
+
+    path: Path
+    record: ReleaseRecord
+
+    @property
+    def code(self) -> Path:
+        """The root of its checkout."""
+        return self.path / "code"
+
+
+class ReleaseStore:
+    """The releases of one queue. Changes need the lock of the deployment directory; looking does not."""
+
+    def __init__(self, root: Path, queue: str) -> None:
+        self._home = root / "queues" / directory_name(queue)
+        self._releases = self._home / "releases"
+
+    def stage(self) -> Path:
+        """Make a directory in which a release can be put together."""
+        self._releases.mkdir(parents=True, exist_ok=True)
+        staging = temporary_sibling(self._releases / "any")
+        staging.mkdir()
+        (staging / "code").mkdir()
+        return staging
+
+    def publish(self, staging: Path, record: ReleaseRecord) -> StoredRelease:
+        """Give a staged release its name. If there is one of that name already, it stays."""
+        path = self._releases / record.name
+        if existing := _read(path):
+            remove_tree(staging)
+            return existing
+        write_atomically(staging / _RECORD, msgspec.json.encode(record))
+        flush(staging)
+        remove_tree(path)
+        staging.rename(path)
+        return StoredRelease(path, record)
+
+    def current(self) -> StoredRelease | None:
+        """The current release."""
+        return self._linked("current")
+
+    def previous(self) -> StoredRelease | None:
+        """The release that was current before."""
+        return self._linked("previous")
+
+    def all(self) -> list[StoredRelease]:
+        """All releases, the newest first."""
+        paths = self._releases.iterdir() if self._releases.is_dir() else ()
+        releases = [release for path in paths if not path.name.startswith(".") and (release := _read(path))]
+        return sorted(releases, key=lambda release: release.record.created, reverse=True)
+
+    def activate(self, release: StoredRelease, branch: str, git_url: str) -> StoredRelease:
+        """Make a release the current one, and note the name by which it is asked for now."""
+        record = msgspec.structs.replace(release.record, branch=branch, git_url=git_url)
+        if record != release.record:
+            write_atomically(release.path / _RECORD, msgspec.json.encode(record))
+        current = self.current()
+        if current is None or current.path != release.path:
+            if current is not None:
+                swap_symlink(self._home / "previous", f"releases/{current.path.name}")
+            swap_symlink(self._home / "current", f"releases/{release.path.name}")
+        return StoredRelease(release.path, record)
+
+    def prune(self, keep: int, is_usable: Callable[[ReleaseRecord], bool]) -> None:
+        """Remove all releases but the current, the previous, and the newest usable ones up to ``keep``."""
+        linked = [release for release in (self.current(), self.previous()) if release]
+        kept = [release.path for release in linked]
+        usable = [release.path for release in self.all() if is_usable(release.record) and release.path not in kept]
+        kept += usable[: max(0, keep - len(kept))]
+        for path in self._releases.iterdir():
+            if path not in kept:
+                log.info("removing the old release %s", path.name)
+                remove_tree(path)
+
+    def _linked(self, name: str) -> StoredRelease | None:
+        link = self._home / name
+        try:
+            target = self._releases / link.readlink().name
+        except OSError:
+            return None
+        return _read(target)
+
+
+def directory_name(queue: str) -> str:
+    """A directory name for a queue; ``urllib.parse.unquote`` gives the queue back."""
+    name = quote(queue, safe="")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
+
+
+def every_release(root: Path) -> Iterator[ReleaseRecord]:
+    """The records of all releases of all queues."""
+    for path in root.glob("queues/*/releases/*"):
+        if release := _read(path):
+            yield release.record
+
+
+def remove_interrupted(root: Path) -> None:
+    """Remove what interrupted deployments left. Only under the lock."""
+    for directory in (root / "environments", root / "repositories"):
+        remove_leftovers(directory)
+    for home in root.glob("queues/*"):
+        remove_leftovers(home)
+        remove_leftovers(home / "releases")
+
+
+def _read(path: Path) -> StoredRelease | None:
+    """The release at ``path``, or None if that is no whole release."""
+    try:
+        record = msgspec.json.decode((path / _RECORD).read_bytes(), type=ReleaseRecord)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as damaged:
+        log.warning("ignoring the release %s, whose %s cannot be read: %s", path.name, _RECORD, damaged)
+        return None
+    return StoredRelease(path, record) if (path / "code").is_dir() else None

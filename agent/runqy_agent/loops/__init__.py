@@ -1,0 +1,1 @@
+"""The loops of a running worker: one file each, all with the same start and stop."""

@@ -1,0 +1,32 @@
+"""Ends tasks that run longer than they may."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from runqy_agent.loops.loop import PeriodicLoop
+from runqy_agent.outcome import Failure
+
+if TYPE_CHECKING:
+    from runqy_agent.clock import Clock
+    from runqy_agent.loops.processor import Processor
+
+INTERVAL = 0.25
+
+
+class Deadlines(PeriodicLoop):
+    """Looks through the running tasks four times a second; there are never more of them than the concurrency."""
+
+    name: ClassVar[str] = "deadlines"
+
+    def __init__(self, clock: Clock, processor: Processor, interval: float = INTERVAL) -> None:
+        super().__init__(interval)
+        self._clock = clock
+        self._processor = processor
+
+    async def round(self) -> None:
+        """Look at every task once."""
+        now = self._clock.now()
+        for task in [task for task in self._processor.held if task.deadline <= now]:
+            ran = now - task.taken_at
+            self._processor.cut_off(task, Failure(f"context deadline exceeded: it was still running after {ran:.1f} s"))

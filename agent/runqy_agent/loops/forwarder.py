@@ -1,0 +1,30 @@
+"""Makes scheduled tasks, and tasks to be retried, pending when they are due."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from runqy_agent.loops.loop import PeriodicLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runqy_agent.broker.broker import Broker
+
+INTERVAL = 5.0
+
+
+class Forwarder(PeriodicLoop):
+    """Forwards due tasks of all queues every five seconds, as asynq does."""
+
+    name: ClassVar[str] = "forwarder"
+
+    def __init__(self, broker: Broker, queues: Sequence[str], interval: float = INTERVAL) -> None:
+        super().__init__(interval)
+        self._broker = broker
+        self._queues = queues
+
+    async def round(self) -> None:
+        """All queues once."""
+        for queue in self._queues:
+            await self._broker.forward(queue)

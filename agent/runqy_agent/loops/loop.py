@@ -1,0 +1,97 @@
+"""What all loops have in common: start, stop, and patience with Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import ClassVar
+
+from redis.exceptions import RedisError
+
+from runqy_agent.broker.connection import describe
+
+log = logging.getLogger(__name__)
+
+TROUBLE = (RedisError, OSError, asyncio.TimeoutError)
+"""What going wrong between us and Redis looks like. It passes; the loops wait for that."""
+
+
+class Backoff:
+    """Delays that double, with jitter, up to a limit."""
+
+    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+        """Args are seconds."""
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def delay(self) -> float:
+        """Seconds to wait before the next attempt."""
+        delay, self._next = self._next, min(self._next * 2, self._longest)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+
+    def reset(self) -> None:
+        """It worked; begin anew next time."""
+        self._next = self._first
+
+
+class Loop:
+    """A named task that runs from ``start`` to ``stop``. Its end for any other reason is for the worker to notice.
+
+    Attributes:
+        name: for logs.
+        task: the running task, None before the start.
+    """
+
+    name: ClassVar[str] = "loop"
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to run."""
+        self.task = asyncio.create_task(self.run(), name=self.name)
+        return self.task
+
+    async def stop(self) -> None:
+        """End; returns when it has ended."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    async def run(self) -> None:
+        """What it does, until it is cancelled."""
+        raise NotImplementedError
+
+
+class PeriodicLoop(Loop):
+    """Does one thing every so often. Trouble with Redis is logged when it begins and when it ends, and retried."""
+
+    def __init__(self, interval: float) -> None:
+        """Args: interval: seconds between two rounds."""
+        super().__init__()
+        self.interval = interval
+
+    async def run(self) -> None:
+        """Round after round."""
+        backoff = Backoff(longest=self.interval)
+        in_trouble = False
+        while True:
+            try:
+                await self.round()
+            except TROUBLE as error:
+                if not in_trouble:
+                    log.warning("%s: Redis does not answer as it should (%s), trying again", self.name, describe(error))
+                in_trouble = True
+                await asyncio.sleep(backoff.delay())
+                continue
+            if in_trouble:
+                log.info("%s: Redis answers again", self.name)
+                in_trouble = False
+                backoff.reset()
+            await asyncio.sleep(self.interval)
+
+    async def round(self) -> None:
+        """What is done in one round."""
+        raise NotImplementedError

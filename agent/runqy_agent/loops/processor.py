@@ -1,0 +1,306 @@
+"""The hot path: finishes tasks and takes the next ones, as many in one round trip as there are.
+
+One loop owns all slots. Whatever runs the tasks reports to it (``finished``), the listeners bring it ids (``claimed``),
+and every round is one exchange with Redis that writes all outcomes at hand and fills all free slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from runqy_agent.broker.broker import Exchange, Exchanged
+from runqy_agent.broker.connection import describe
+from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
+from runqy_agent.outcome import Failure, Outcome, Unstarted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.broker.settle import Policy, Settled
+    from runqy_agent.clock import Clock
+    from runqy_agent.loops.listener import Listener
+    from runqy_agent.loops.selection import Selector
+    from runqy_agent.process.runner import Runner
+
+log = logging.getLogger(__name__)
+
+PAUSE_POLL = 1.0
+"""Seconds between two looks at a paused queue."""
+REFUSED_DELAY = 5.0
+"""Seconds to leave a queue alone on which Redis refused a step."""
+MOST_AT_ONCE = 500
+"""Tasks taken from one queue in one step, so that no script runs long."""
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One sub-queue and who runs its tasks.
+
+    Attributes:
+        not_before: monotonic seconds; the queue is left alone until then.
+    """
+
+    queue: str
+    priority: int
+    runner: Runner
+    policy: Policy
+    active_timeout: float = 0.0
+    pending_timeout: float = 0.0
+    listener: Listener | None = None
+    not_before: float = 0.0
+    settled: list[Settled] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+
+
+class Processor(Loop):
+    """Owns the slots.
+
+    Attributes:
+        held: the tasks this worker holds, from the moment they are taken until their outcome is written.
+        counts: ``succeeded``, ``failed``, ``lost`` and other outcomes since the start.
+        exchanges: round trips made.
+    """
+
+    name: ClassVar[str] = "processor"
+
+    def __init__(
+        self, broker: Broker, clock: Clock, routes: Sequence[Route], concurrency: int, selector: Selector
+    ) -> None:
+        super().__init__()
+        self._broker = broker
+        self._clock = clock
+        self._routes = {route.queue: route for route in routes}
+        self._concurrency = concurrency
+        self._selector = selector
+        self._held: dict[TakenTask, Route] = {}
+        self._decided: set[TakenTask] = set()
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._draining = False
+        self._exchanging = False
+        self.counts: Counter[str] = Counter()
+        self.exchanges = 0
+        for route in routes:
+            route.runner.attach(self)
+
+    # What others see and tell.
+
+    @property
+    def held(self) -> Collection[TakenTask]:
+        """The tasks this worker holds."""
+        return self._held
+
+    @property
+    def running(self) -> list[TakenTask]:
+        """The tasks whose run has not ended yet."""
+        return [task for task in self._held if task not in self._decided]
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    def claimed(self, queue: str, task_id: bytes) -> None:
+        """A listener has moved an id into active; the next exchange claims it."""
+        self._routes[queue].claims.append(task_id.decode("utf-8", "surrogateescape"))
+        self._wake.set()
+
+    def finished(self, task: TakenTask, outcome: Outcome) -> None:
+        """The run of a task has ended. ``wake`` must follow; so a batch of answers makes one exchange."""
+        route = self._held.get(task)
+        if route is None or task in self._decided:
+            return
+        self._decided.add(task)
+        route.settled.append(route.policy.settle(task, outcome, self._clock.now_ns()))
+        self.counts[type(outcome).__name__] += 1
+
+    def cut_off(self, task: TakenTask, outcome: Outcome) -> None:
+        """End the run of a task from outside, with this outcome."""
+        route = self._held.get(task)
+        if route is not None and task not in self._decided:
+            route.runner.abandon(task)
+            self.finished(task, outcome)
+            self._wake.set()
+
+    def lost(self, tasks: Iterable[TakenTask], why: str) -> None:
+        """These tasks belong to somebody else now: nothing is written for them, work on them ends."""
+        for task in tasks:
+            route = self._held.pop(task, None)
+            if route is None:
+                continue
+            if task in self._decided:
+                self._decided.discard(task)
+                route.settled = [settled for settled in route.settled if settled.task is not task]
+            else:
+                route.runner.abandon(task)
+            self.counts["Lost"] += 1
+            log.warning("queue %s: lost task %s, %s; its outcome is not written", task.queue, task.id, why)
+        self._check_empty()
+        self._wake.set()
+
+    # Draining.
+
+    def hold(self, *, draining: bool = True) -> None:
+        """Stop taking tasks, or take them again."""
+        self._draining = draining
+        self._wake.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Take nothing more, let running tasks end, put the rest back at the head of their queues.
+
+        Args:
+            timeout: seconds to wait for running tasks.
+        """
+        self.hold()
+        await self._wait_empty(timeout)
+        await self.put_back()
+
+    async def put_back(self, timeout: float = 5.0) -> None:
+        """Return every task that is still running to the head of its queue, and wait until that is written."""
+        left = self.running
+        if left:
+            log.warning("putting %d unfinished tasks back into their queues", len(left))
+        for task in reversed(left):  # the oldest goes back last, to be the first again
+            self.cut_off(task, Unstarted())
+        if not await self._wait_empty(timeout):
+            log.error("%d outcomes could not be written; their tasks will be recovered", len(self._held))
+
+    async def _wait_empty(self, timeout: float) -> bool:
+        self._check_empty()
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    def _check_empty(self) -> None:
+        if self._exchanging or self._held or any(route.claims for route in self._routes.values()):
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+    # The loop.
+
+    async def run(self) -> None:
+        """Exchange whenever there is something to write or room to fill."""
+        backoff = Backoff()
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            requests = self._plan()
+            if not requests:
+                continue
+            self._exchanging = True
+            try:
+                answers = await self._broker.exchange(requests)
+            except TROUBLE as error:
+                log.warning("processor: Redis does not answer as it should (%s), trying again", describe(error))
+                for request in requests:
+                    self._return(request)
+                await asyncio.sleep(backoff.delay())
+                self._wake.set()
+                continue
+            finally:
+                self._exchanging = False
+            backoff.reset()
+            self.exchanges += 1
+            for request, answer in zip(requests, answers, strict=True):
+                self._apply(request, answer)
+            self._check_empty()
+
+    def _plan(self) -> list[Exchange]:
+        now = self._clock.monotonic()
+        free = self._concurrency - len(self._held)
+        eligible = set()
+        for queue, route in self._routes.items():
+            free += len(route.settled) - len(route.claims)
+            if self._may_take(route, now):
+                eligible.add(queue)
+        shares = {} if self._draining or free <= 0 else self._selector.plan(free, eligible)
+        requests = []
+        for queue, route in self._routes.items():
+            take = min(shares.get(queue, 0), MOST_AT_ONCE)
+            if (route.settled or route.claims or take) and route.not_before <= now:
+                requests.append(Exchange(queue, route.settled, route.claims, take))
+                route.settled, route.claims = [], []
+        return requests
+
+    def _may_take(self, route: Route, now: float) -> bool:
+        waiting = route.listener is not None and route.listener.armed
+        return not waiting and route.runner.ready and route.not_before <= now
+
+    def _return(self, request: Exchange) -> None:
+        route = self._routes[request.queue]
+        route.settled = request.finished + route.settled
+        route.claims = request.claims + route.claims
+
+    def _apply(self, request: Exchange, answer: Exchanged) -> None:
+        route = self._routes[request.queue]
+        if answer.error is not None:
+            log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, answer.error, REFUSED_DELAY)
+            self._return(request)
+            self._leave_alone(route, REFUSED_DELAY)
+            return
+        for settled, held in zip(request.finished, answer.held, strict=True):
+            self._decided.discard(settled.task)
+            if self._held.pop(settled.task, None) is not None and not held:
+                self.counts["Lost"] += 1
+                log.warning(
+                    "queue %s: task %s was no longer held, its outcome (%s) is not written",
+                    route.queue,
+                    settled.task.id,
+                    settled.step,
+                )
+        for task_id in answer.dropped:
+            log.warning("queue %s: dropped the id %r, for which there is no task", route.queue, task_id)
+        if answer.taken:
+            self._begin(route, answer.taken)
+        if answer.paused:
+            self._leave_alone(route, PAUSE_POLL)
+        elif len(answer.taken) + len(answer.dropped) < request.take and route.listener is not None:
+            route.listener.arm()
+        if request.take or answer.dropped:
+            self._wake.set()  # slots that this queue could not fill may be filled by another
+
+    def _leave_alone(self, route: Route, seconds: float) -> None:
+        route.not_before = self._clock.monotonic() + seconds
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._wake.set)
+
+    def _begin(self, route: Route, tasks: list[TakenTask]) -> None:
+        ready = []
+        for task in tasks:
+            self._held[task] = route
+            task.deadline = task.run_deadline(route.active_timeout)
+            refusal = self._refusal(route, task)
+            if refusal is not None:
+                self.finished(task, refusal)
+                self._wake.set()
+            else:
+                ready.append(task)
+        excess = len(self._held) - self._concurrency
+        if self._draining:
+            excess = len(ready)
+        for task in reversed(ready[len(ready) - max(excess, 0) :]):
+            # An id arrived on one queue while a task from another took the last slot.
+            ready.remove(task)
+            self.finished(task, Unstarted())
+            self._wake.set()
+        if ready:
+            route.runner.run(ready)
+
+    def _refusal(self, route: Route, task: TakenTask) -> Outcome | None:
+        if task.malformed:
+            return Failure(f"archived unrun: {task.malformed}", retry=False)
+        limit = route.pending_timeout if task.pending_timeout is None else task.pending_timeout
+        waited = task.taken_at - task.pending_since / 1e9 if task.pending_since else 0.0
+        if limit and waited > limit:
+            return Failure(
+                f"archived unrun: it waited {waited:.0f} s, longer than its pending timeout of {limit:g} s", retry=False
+            )
+        return None

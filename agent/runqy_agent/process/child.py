@@ -1,0 +1,291 @@
+"""One child process: its pipes, its process group, its end. The only module that starts supervised processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from runqy_agent.errors import DeploymentError, ProcessNotReadyError
+from runqy_agent.process.protocol import LineSplitter, LongLine, Ready, Response, StartFailed, decode_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+output_log = logging.getLogger("runqy_agent.process.output")
+
+STDERR_LINES_KEPT = 20
+MAX_LOG_LINE = 16 * 1024
+"""Bytes of a printed line that reach the log."""
+
+AFTERLIFE = 0.5
+"""Seconds that descendants of an ended process may go on writing to its outputs."""
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start the process.
+
+    Attributes:
+        argv: program and arguments; nothing passes through a shell.
+        cwd: its working directory.
+        env: its whole environment.
+        startup_timeout: seconds until it must be ready.
+        max_message_bytes: longest line accepted from it.
+        label: the parent queue, for the log.
+    """
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: dict[str, str] = field(repr=False)
+    startup_timeout: float = 300.0
+    max_message_bytes: int = 32 * 1024 * 1024
+    label: str = ""
+
+
+def split_command(text: str, python: Path) -> tuple[str, ...]:
+    """Split a start command as a shell would; ``python`` and ``python3`` become the virtualenv's.
+
+    Raises:
+        DeploymentError: nothing to start, or an open quote.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise DeploymentError(f"deployment.startup_cmd {text!r} cannot be split into words: {error}") from error
+    if not words:
+        raise DeploymentError("deployment.startup_cmd is empty; it must name what to start, such as `python main.py`")
+    if words[0] in {"python", "python3"}:
+        words[0] = str(python)
+    return tuple(words)
+
+
+class Child:
+    """A running process that speaks the task protocol.
+
+    Attributes:
+        pid: its process id, which is its process group too.
+        ready: done when it said so; fails with ProcessNotReadyError.
+        exited: done with its return code (negative: the signal) when it has ended and its output is read.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        on_response: Callable[[Response], None],
+        on_long_line: Callable[[LongLine], None],
+        on_batch: Callable[[], None],
+    ) -> None:
+        """Prepare; ``start`` starts.
+
+        Args:
+            command: what to start.
+            on_response: called for every answer.
+            on_long_line: called for a line over the limit.
+            on_batch: called once after the answers that one read brought.
+        """
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[int] = loop.create_future()
+        self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        self._command = command
+        self._on_response = on_response
+        self._on_long_line = on_long_line
+        self._on_batch = on_batch
+        self._stdout = LineSplitter(command.max_message_bytes)
+        self._stderr = LineSplitter(MAX_LOG_LINE)
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+
+    async def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            ProcessNotReadyError: it cannot be started at all.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.subprocess_exec(
+                lambda: _Pipes(self),
+                *self._command.argv,
+                cwd=self._command.cwd,
+                env=self._command.env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProcessNotReadyError(
+                f"{shlex.join(self._command.argv)} cannot be started in {self._command.cwd}: {error.strerror or error}"
+            ) from error
+        self._transport = transport
+        self.pid = transport.get_pid()
+        self._stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(_STDIN))
+
+    async def wait_ready(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            ProcessNotReadyError: it said that it failed, ended, or took longer than its startup timeout.
+        """
+        timeout = self._command.startup_timeout
+        try:
+            await asyncio.wait_for(asyncio.shield(self.ready), timeout)
+        except asyncio.TimeoutError:
+            raise ProcessNotReadyError(
+                f"the process of queue {self._command.label} was not ready within {timeout:g} s "
+                f"(deployment.startup_timeout_secs){self.last_words()}"
+            ) from None
+
+    def write(self, data: bytes) -> None:
+        """Send lines. Returns at once; what the pipe does not take is kept until it does."""
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(data)
+
+    def close_stdin(self) -> None:
+        """Tell the process that no more tasks will come."""
+        if self._stdin is not None:
+            self._stdin.close()
+
+    async def stop(self, grace: float) -> int:
+        """End the process: close its input and ask it to stop, after ``grace`` seconds kill its whole group.
+
+        Returns:
+            Its return code.
+        """
+        self.close_stdin()
+        self._signal_group(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(self.exited), grace)
+        except asyncio.TimeoutError:
+            log.warning(
+                "process %d of queue %s did not stop within %g s, killing its group",
+                self.pid,
+                self._command.label,
+                grace,
+            )
+        self.kill()
+        return await self.exited
+
+    def kill(self) -> None:
+        """Kill the whole process group, also what an ended process has left behind in it."""
+        self._signal_group(signal.SIGKILL)
+
+    def last_words(self) -> str:
+        """The last lines of its standard error, ready to stand behind an error text."""
+        return "\n" + "\n".join(self.stderr_tail) if self.stderr_tail else ""
+
+    def how_it_ended(self) -> str:
+        """Exit code or signal, and the last lines of its standard error."""
+        if not self.exited.done():
+            return "the process is still running"
+        code = self.exited.result()
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        return f"the process {how}{self.last_words()}"
+
+    def _signal_group(self, signum: signal.Signals) -> None:
+        if not self.pid or self.exited.done():
+            return
+        try:
+            os.killpg(self.pid, signum)
+        except (ProcessLookupError, PermissionError):
+            return
+
+    # Called by the pipes.
+
+    def received(self, fd: int, data: bytes) -> None:
+        """Take what was read from one of its outputs."""
+        if fd == _STDOUT:
+            for line in self._stdout.feed(data):
+                self._stdout_line(line)
+            self._on_batch()
+        else:
+            for line in self._stderr.feed(data):
+                self._stderr_line(line)
+
+    def _stdout_line(self, line: bytes | LongLine) -> None:
+        if isinstance(line, LongLine):
+            self._on_long_line(line)
+            return
+        message = decode_line(line)
+        if isinstance(message, Response):
+            self._on_response(message)
+        elif isinstance(message, Ready):
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif isinstance(message, StartFailed):
+            self._fail_ready(f"the process of queue {self._command.label} failed to start: {message.error}")
+        elif line:
+            self._print("stdout", line)
+
+    def _stderr_line(self, line: bytes | LongLine) -> None:
+        if isinstance(line, LongLine):
+            line = line.head + f" … ({line.size} bytes in all)".encode()
+        text = line.decode("utf-8", "replace")
+        self.stderr_tail.append(text[:1000])
+        self._print("stderr", line)
+
+    def _print(self, source: str, line: bytes) -> None:
+        if output_log.isEnabledFor(logging.INFO):
+            text = line[:MAX_LOG_LINE].decode("utf-8", "replace")
+            output_log.info("%s", text, extra={"queue": self._command.label, "source": source, "child": self.pid})
+
+    def _fail_ready(self, text: str) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(ProcessNotReadyError(text))
+            self.ready.exception()  # marked as seen: nobody may be waiting any more
+
+    def ended(self, returncode: int) -> None:
+        """The process has ended and all its output is read."""
+        for splitter, handle in ((self._stdout, self._stdout_line), (self._stderr, self._stderr_line)):
+            rest = splitter.rest()
+            if rest is not None:
+                handle(rest)
+        self._on_batch()
+        if not self.exited.done():
+            self.exited.set_result(returncode)
+        self._fail_ready(f"before it was ready, {self.how_it_ended()}")
+
+
+class _Pipes(asyncio.SubprocessProtocol):
+    """Where asyncio delivers the output of a child."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._child.received(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        # A process that closes its output and lives on can answer nothing any more.
+        if fd == _STDOUT:
+            asyncio.get_running_loop().call_later(AFTERLIFE, self._child.kill)
+
+    def process_exited(self) -> None:
+        # What it has forked may hold its pipes open: that must not keep its end from being noticed.
+        loop = asyncio.get_running_loop()
+        loop.call_later(AFTERLIFE, self._child.kill)
+        loop.call_later(2 * AFTERLIFE, self._transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        code = self._transport.get_returncode()
+        self._child.ended(-1 if code is None else code)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

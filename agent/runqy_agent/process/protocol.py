@@ -1,0 +1,289 @@
+"""The task protocol between the agent and the supervised process: one JSON object a line, both ways."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from runqy_agent.outcome import Failure, Success
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from runqy_agent.broker.message import TakenTask
+
+KEPT_OF_LONG_LINE = 4096
+"""Bytes kept from the beginning, and from the end, of a line that is too long."""
+
+
+class UnsendablePayloadError(ValueError):
+    """The payload cannot be given to a process."""
+
+
+class TaskLine(Struct, omit_defaults=True):
+    """A task as the process reads it. The field order is the order on the line."""
+
+    task_id: str
+    type: str
+    payload: Raw | str
+    retry_count: int
+    max_retry: int
+    queue: str
+    payload_encoding: str | None = None
+    headers: dict[str, str] | None = None
+
+
+class Ready(Struct, frozen=True):
+    """The process can take tasks."""
+
+
+class StartFailed(Struct, frozen=True):
+    """The process says that it cannot start."""
+
+    error: str
+
+
+class Response(Struct, gc=False):
+    """The answer to one task.
+
+    Attributes:
+        result: JSON, as the process wrote it.
+        error: None for success.
+        retry: whether trying again may help.
+    """
+
+    task_id: str
+    result: bytes | None
+    error: str | None
+    retry: bool
+
+    def outcome(self) -> Success | Failure:
+        """How the task's run ended, by this answer."""
+        return Success(self.result) if self.error is None else Failure(self.error, retry=self.retry)
+
+
+class LongLine(Struct, frozen=True):
+    """What is left of a line longer than the limit.
+
+    Attributes:
+        size: bytes of the whole line.
+        head, tail: its first and last bytes.
+    """
+
+    size: int
+    head: bytes
+    tail: bytes
+
+    def outcome(self, limit: int) -> Failure:
+        """What it means for the task it answers: the next attempt would say too much as well."""
+        return Failure(
+            f"a line of {self.size} bytes from the process is longer than worker.max_message_bytes ({limit})",
+            retry=False,
+        )
+
+    def task_id(self) -> str | None:
+        """The task that the line answers, if that can be seen from its beginning or its end."""
+        if not self.head.lstrip().startswith(b"{"):
+            return None
+        for part in (self.head, self.tail):
+            found = _TASK_ID.search(part)
+            if found:
+                try:
+                    return str(json.loads(found[1]))
+                except ValueError:
+                    continue
+        return None
+
+
+_TASK_ID = re.compile(rb'"task_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+class _Line(Struct, gc=False):
+    """Any line the process may write. Unknown fields are not ours to judge."""
+
+    task_id: str | None = None
+    result: Raw = Raw(b"")
+    error: Any = None
+    retry: bool = False
+    status: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_raw_decoder = msgspec.json.Decoder(Raw)
+_line_decoder = msgspec.json.Decoder(_Line)
+
+
+def encode_task(task: TakenTask) -> bytes:
+    """Write a task as one line, with its line break.
+
+    Raises:
+        UnsendablePayloadError: the payload is nested so deeply that a process could not read it.
+    """
+    payload, encoding = encode_payload(task.payload)
+    message = task.message
+    headers: Mapping[str, str] = message.headers
+    line = TaskLine(
+        task_id=task.id,
+        type=message.type,
+        payload=payload,
+        retry_count=message.retried,
+        max_retry=message.retry,
+        queue=task.queue,
+        payload_encoding=encoding,
+        headers=dict(headers) if headers else None,
+    )
+    return _encoder.encode(line) + b"\n"
+
+
+def encode_payload(payload: bytes) -> tuple[Raw | str, str | None]:
+    """Decide how a payload travels.
+
+    Returns:
+        JSON as it is, without the line breaks between its tokens; other UTF-8 text as a string; anything else as
+        base64 text with the encoding's name.
+
+    Raises:
+        UnsendablePayloadError: JSON nested too deeply.
+    """
+    try:
+        text = None if payload.isascii() else payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return base64.b64encode(payload).decode("ascii"), "base64"
+    if _is_json(payload):
+        if b"\n" in payload or b"\r" in payload:
+            payload = payload.translate(None, b"\r\n")  # valid JSON has them between tokens only
+        return Raw(payload.strip()), None
+    return text if text is not None else payload.decode("ascii"), None
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        _raw_decoder.decode(payload)
+    except msgspec.DecodeError:
+        # msgspec is stricter in one point: it refuses \ud800, half a surrogate pair, which is correct JSON.
+        return b"\\u" in payload and _is_json_by_the_book(payload)
+    except RecursionError:
+        raise UnsendablePayloadError("the payload is JSON nested too deeply to be read") from None
+    return True
+
+
+def _is_json_by_the_book(payload: bytes) -> bool:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        json.loads(payload, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def decode_line(line: bytes) -> Ready | StartFailed | Response | None:
+    """Understand a line of the process' standard output.
+
+    Returns:
+        What it says, or None if it is no message of the protocol: then it is the author's printing.
+    """
+    try:
+        parsed = _line_decoder.decode(line)
+        result = bytes(parsed.result) or None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        lenient = _decode_leniently(line)
+        if lenient is None:
+            return None
+        parsed, result = lenient
+    if parsed.task_id is not None:
+        if result == b"null":
+            result = None
+        return Response(parsed.task_id, result, _error_text(parsed.error), parsed.retry)
+    if parsed.status == "ready":
+        return Ready()
+    if parsed.status == "error":
+        return StartFailed(_error_text(parsed.error) or "the process gave no reason")
+    return None
+
+
+def _error_text(error: Any) -> str | None:
+    if error is None or isinstance(error, str):
+        return error
+    return json.dumps(error, ensure_ascii=False)
+
+
+def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
+    """Understand what Python's own JSON writes beyond the standard: NaN, Infinity, half surrogate pairs.
+
+    The process meant it as an answer, and its task would wait for ever if it were taken for printing. In the result
+    NaN and the infinities become null, since no other reader of the result would accept them.
+    """
+    if not line.lstrip().startswith(b"{"):
+        return None
+    try:
+        parsed = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("task_id"), str):
+        return None
+    result = parsed.get("result")
+    text = None if result is None else json.dumps(result, separators=(",", ":")).encode()
+    return _Line(task_id=parsed["task_id"], error=parsed.get("error"), retry=parsed.get("retry") is True), text
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines and never holds more than one line of the allowed length."""
+
+    def __init__(self, limit: int) -> None:
+        """Start with nothing.
+
+        Args:
+            limit: bytes of the longest line that is kept whole.
+        """
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._long: tuple[int, bytes] | None = None
+        self._tail = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes | LongLine]:
+        """Add what was read; yields the lines that are now complete, without their line breaks."""
+        lines = data.split(b"\n")
+        if len(lines) > 1:
+            yield self._finish(lines[0])
+            for line in lines[1:-1]:
+                yield line if len(line) <= self._limit else self._finish(line)
+        if lines[-1]:
+            self._add(lines[-1])
+
+    def rest(self) -> bytes | LongLine | None:
+        """What came after the last line break, when the stream has ended."""
+        return self._finish(b"") if self._held or self._long else None
+
+    def _add(self, piece: bytes) -> None:
+        if self._long is not None:
+            size, head = self._long
+            self._long = (size + len(piece), head)
+            self._tail = (self._tail + piece)[-KEPT_OF_LONG_LINE:]
+            return
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > self._limit:
+            whole = b"".join(self._pieces)
+            self._long = (len(whole), whole[:KEPT_OF_LONG_LINE])
+            self._tail = whole[-KEPT_OF_LONG_LINE:]
+            self._pieces, self._held = [], 0
+
+    def _finish(self, last: bytes) -> bytes | LongLine:
+        if self._long is None and not self._pieces and len(last) <= self._limit:
+            return last
+        self._add(last)
+        if self._long is not None:
+            (size, head), tail = self._long, self._tail
+            self._long, self._tail = None, b""
+            return LongLine(size, head, tail)
+        line = b"".join(self._pieces)
+        self._pieces, self._held = [], 0
+        return line

@@ -1,0 +1,116 @@
+"""What the processor sees of whatever runs the tasks of one parent queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.outcome import Outcome
+
+
+class Sink(Protocol):
+    """Where a runner reports. The processor is one."""
+
+    def finished(self, task: TakenTask, outcome: Outcome) -> None:
+        """The run of a task has ended."""
+
+    def wake(self) -> None:
+        """Something has changed that the processor should look at: outcomes, or a runner's readiness."""
+
+
+@dataclass
+class RunnerHealth:
+    """How a runner is, for the heartbeat.
+
+    Attributes:
+        state: ``starting``, ``ready``, ``recovering``, ``degraded`` or ``stopped``.
+        reason: why it is not ready.
+        dropped_responses: answers to tasks that were not in flight.
+    """
+
+    state: str = "starting"
+    reason: str = ""
+    consecutive_fails: int = 0
+    total_restarts: int = 0
+    dropped_responses: int = 0
+
+
+class Runner(Protocol):
+    """Runs the tasks of one parent queue.
+
+    Attributes:
+        name: the parent queue.
+        ready: whether it takes tasks now.
+        health: how it is.
+    """
+
+    name: str
+    ready: bool
+    health: RunnerHealth
+
+    def attach(self, sink: Sink) -> None:
+        """Say where outcomes go, before the first task."""
+
+    async def start(self) -> None:
+        """Become ready. Raises ProcessNotReadyError if that fails."""
+
+    async def watch(self) -> None:
+        """Keep it going until it is stopped; runs beside the worker's loops."""
+
+    def run(self, tasks: Sequence[TakenTask]) -> None:
+        """Begin tasks; each will be reported to the sink once."""
+
+    def abandon(self, task: TakenTask) -> None:
+        """Nobody waits for this task any more; stop working on it, and report nothing for it."""
+
+    async def stop(self) -> None:
+        """End everything it has started."""
+
+
+@dataclass(slots=True)
+class InFlight:
+    """Tasks given to a runner and not answered, oldest first.
+
+    Ids are unique within a queue only. A second task with an id that is already in flight waits for its turn.
+    """
+
+    tasks: dict[str, TakenTask] = field(default_factory=dict)
+    waiting: list[TakenTask] = field(default_factory=list)
+
+    def add(self, task: TakenTask) -> bool:
+        """Take a task in. False if one of the same id is in flight: then it waits."""
+        if task.id in self.tasks:
+            self.waiting.append(task)
+            return False
+        self.tasks[task.id] = task
+        return True
+
+    def remove(self, task: TakenTask) -> bool:
+        """Forget a task. False if it was not there."""
+        if self.tasks.get(task.id) is task:
+            del self.tasks[task.id]
+            return True
+        if task in self.waiting:
+            self.waiting.remove(task)
+            return True
+        return False
+
+    def next_waiting(self, task_id: str) -> TakenTask | None:
+        """The first task that waited for an id to become free, now in flight."""
+        for task in self.waiting:
+            if task.id == task_id:
+                self.waiting.remove(task)
+                self.tasks[task_id] = task
+                return task
+        return None
+
+    def take_all(self) -> list[TakenTask]:
+        """Empty it, oldest first."""
+        everything = [*self.tasks.values(), *self.waiting]
+        self.tasks.clear()
+        self.waiting.clear()
+        return everything

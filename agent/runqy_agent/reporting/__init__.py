@@ -1,0 +1,1 @@
+"""What the worker tells people about itself."""

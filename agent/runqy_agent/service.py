@@ -1,0 +1,78 @@
+"""The worker as a process of its own: signals, logging, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+from runqy_agent._version import __version__
+from runqy_agent.errors import ExitCode
+from runqy_agent.reporting.logs import Redactor, configure_logging
+from runqy_agent.worker import Worker
+
+if TYPE_CHECKING:
+    from runqy_agent.config import Config
+
+log = logging.getLogger(__name__)
+
+
+def run_service(config: Config) -> int:
+    """Run a worker until it is told to stop by SIGTERM or SIGINT.
+
+    Returns:
+        Zero.
+
+    Raises:
+        RunqyAgentError: of the kind that tells which step failed; its exit code is the process's.
+    """
+    redactor = Redactor()
+    known = (config.server.api_key, config.git.token, config.redis.password)
+    redactor.add(secret.reveal() for secret in known if secret)
+    configure_logging(config.log, redactor)
+    log.info("runqy-agent %s", __version__)
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    _use_uvloop()
+    asyncio.run(_serve(config, redactor))
+    return ExitCode.DONE
+
+
+def _use_uvloop() -> None:
+    """Run on uvloop where it is installed; it is optional."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+async def _serve(config: Config, redactor: Redactor) -> None:
+    worker = Worker(config, redactor=redactor)
+    bootstrap = asyncio.create_task(worker.bootstrap(), name="bootstrap")
+    stopped = False
+
+    def stop(signum: signal.Signals) -> None:
+        nonlocal stopped
+        log.info("%s: %s", signum.name, "stopping at once" if stopped else "stopping")
+        stopped = True
+        if not bootstrap.done():
+            bootstrap.cancel()
+        worker.stop()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop, signum)
+    loop.add_signal_handler(signal.SIGTSTP, lambda: worker.pause())
+    loop.add_signal_handler(signal.SIGCONT, lambda: worker.pause(paused=False))
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: redeploying is not part of this version"))
+    try:
+        await bootstrap
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+        log.info("stopped before the start was complete")
+        return
+    await worker.run()
+    log.info("stopped")

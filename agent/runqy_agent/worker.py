@@ -1,0 +1,336 @@
+"""The worker: wires the parts together and owns their order of start, drain and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from runqy_agent import assembly
+from runqy_agent.broker.broker import Broker
+from runqy_agent.broker.connection import check_server, describe, open_client, resolve
+from runqy_agent.broker.presence import Identity, Presence, WorkerState
+from runqy_agent.clock import Clock
+from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
+from runqy_agent.handler_runner import HandlerRunner
+from runqy_agent.handlers import ServeMux
+from runqy_agent.loops.deadlines import Deadlines
+from runqy_agent.loops.forwarder import Forwarder
+from runqy_agent.loops.heartbeat import Heartbeat
+from runqy_agent.loops.janitor import Janitor
+from runqy_agent.loops.leases import Leases
+from runqy_agent.loops.listener import BLOCK_SECONDS, Listener
+from runqy_agent.loops.loop import TROUBLE, Loop
+from runqy_agent.loops.processor import Processor, Route
+from runqy_agent.loops.recoverer import Recoverer
+from runqy_agent.loops.selection import StrictPriority, WeightedShares
+from runqy_agent.registration import ServedQueue, register, route
+from runqy_agent.reporting.metrics import HostMetrics
+from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from runqy_agent.broker.connection import Client, RedisAddress
+    from runqy_agent.config import Config
+    from runqy_agent.handlers import Middleware, Task
+    from runqy_agent.process.runner import Runner
+    from runqy_agent.registration import Registration, ServerRedis
+    from runqy_agent.reporting.logs import Redactor
+
+log = logging.getLogger(__name__)
+
+DEREGISTER_SECONDS = 2.0
+
+
+class Worker:
+    """One worker, from the server's word to the last task.
+
+    With a server it deploys and supervises the task author's code. With handlers (``handle``) it serves tasks itself;
+    then a server is optional, and without one Redis and the queues come from the configuration.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        queues: Mapping[str, int] | None = None,
+        clock: Clock | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
+        """Prepare; nothing is contacted yet.
+
+        Args:
+            config: from ``load_config``.
+            queues: sub-queue to priority, for a worker without a server; by default the configured queues, 1 each.
+            clock: for tests.
+            redactor: learns the secrets that the server sends.
+        """
+        self.config = config
+        self.retry_delay: RetryDelay = exponential_retry_delay
+        self.status = "bootstrapping"
+        self._clock = clock or Clock()
+        self._redactor = redactor
+        self._mux = ServeMux()
+        self._queues = dict(queues or {})
+        self._stop_requested = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._runners: dict[str, Runner] = {}
+        self._served: list[ServedQueue] = []
+        self._background: list[Loop] = []
+        self._listeners: list[Listener] = []
+        self._clients: list[Client] = []
+        self._extra: dict[str, str] = {}
+        self.identity = Identity(socket.gethostname() or "unknown", os.getpid(), uuid.uuid4().hex, self._clock.now())
+        self._broker: Broker
+        self._processor: Processor | None = None
+        self._heartbeat: Heartbeat
+        self._presence: Presence | None = None
+        self._metrics = HostMetrics(self._clock)
+
+    # Tasks served in-process.
+
+    def handle(self, pattern: str, handler: Callable[[Task], Any]) -> None:
+        """Serve the task types that begin with ``pattern``; see ``ServeMux.handle``."""
+        self._mux.handle(pattern, handler)
+
+    def handle_default(self, handler: Callable[[Task], Any]) -> None:
+        """Serve the task types that no pattern matches."""
+        self._mux.handle_default(handler)
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers, the first one outermost."""
+        self._mux.use(*middleware)
+
+    # Start.
+
+    async def bootstrap(self) -> None:
+        """Register, show up in Redis, deploy, start the processes; all but taking tasks.
+
+        Raises:
+            RunqyAgentError: of the kind that tells which step failed; nothing is left behind.
+        """
+        try:
+            registrations = await self._register()
+            await self._connect(registrations[0].redis if registrations else None)
+            await self._make_runners(registrations)
+            self._make_loops(registrations)
+            await assembly.start_all(list(self._runners.values()))
+        except BaseException:
+            await self._leave()
+            raise
+
+    async def _register(self) -> list[Registration]:
+        config = self.config
+        if not config.server.url:
+            if not self._mux:
+                raise ConfigError("there is neither a server (server.url) nor a handler (Worker.handle): nothing to do")
+            queues = self._queues or dict.fromkeys(config.queues(), 1)
+            if not queues:
+                raise ConfigError("worker.queues: required without a server; name the queues to serve")
+            self._served = [ServedQueue(name, priority, "") for name, priority in queues.items()]
+            return []
+        registrations = await register(config.server, config.bootstrap, config.queues())
+        routing = route(config.queues(), registrations)
+        for warning in routing.warnings:
+            log.warning("%s", warning)
+        self._served = routing.queues
+        if self._redactor:
+            for registration in registrations:
+                secrets = [*registration.vaults.values(), registration.redis.password.reveal()]
+                secrets += [registration.git_token.reveal()] if registration.git_token else []
+                self._redactor.add(secrets)
+        return registrations
+
+    async def _connect(self, server: ServerRedis | None) -> None:
+        address = resolve(server, self.config.redis)
+        client = self._open(address)
+        await check_server(client, address)
+        self._broker = Broker(client, self._clock)
+        self._presence = Presence(self._broker, self._clock, self.identity)
+        self._heartbeat = Heartbeat(self._presence, self._state)
+        with suppress(*TROUBLE):
+            await self._heartbeat.round()
+        self._heartbeat.start()
+        self._listeners = [
+            Listener(
+                self._open(address, reply_timeout=2 * BLOCK_SECONDS, single=True),
+                served.name,
+                lambda queue, task_id: self._processor.claimed(queue, task_id) if self._processor else None,
+            )
+            for served in self._served
+        ]
+        log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, self._queue_names(), address)
+
+    def _open(self, address: RedisAddress, **options: Any) -> Client:
+        client = open_client(address, name="runqy-agent", **options)
+        self._clients.append(client)
+        return client
+
+    async def _make_runners(self, registrations: Sequence[Registration]) -> None:
+        if self._mux:
+            shared = HandlerRunner("handlers", self._mux)
+            self._runners = {served.parent: shared for served in self._served}
+            return
+        releases = await assembly.deploy(self.config, registrations)
+        for registration in registrations:
+            name = registration.queue.name
+            self._runners[name] = assembly.make_runner(self.config, self._clock, registration, releases[name])
+
+    def _make_loops(self, registrations: Sequence[Registration]) -> None:
+        config, broker, clock = self.config, self._broker, self._clock
+        stored = {registration.queue.name: registration.deployment.redis_storage for registration in registrations}
+        policies = {
+            served.name: assembly.policy(config, self.retry_delay, store_results=stored.get(served.parent, True))
+            for served in self._served
+        }
+        routes = [
+            Route(
+                served.name,
+                served.priority,
+                self._runners[served.parent],
+                policies[served.name],
+                active_timeout=config.worker.active_timeout,
+                pending_timeout=config.worker.pending_timeout,
+                listener=listener,
+            )
+            for served, listener in zip(self._served, self._listeners, strict=True)
+        ]
+        priorities = [(served.name, served.priority) for served in self._served]
+        selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
+        processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
+        names = list(policies)
+        self._processor = processor
+        self._background = [
+            Deadlines(clock, processor),
+            Forwarder(broker, names),
+            Recoverer(broker, clock, policies),
+            Janitor(broker, names, int(config.worker.ttl_archived)),
+        ]
+        self._leases = Leases(broker, clock, processor)
+
+    # Run.
+
+    async def run(self) -> None:
+        """Serve tasks until ``stop`` is called, then drain and leave.
+
+        Raises:
+            LoopDiedError: a part of the worker ended that should not have; it has drained and left all the same.
+        """
+        processor = self._processor
+        if processor is None:
+            raise RunqyAgentError("bootstrap the worker before running it")
+        runners = list(dict.fromkeys(self._runners.values()))
+        watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
+        watched += [loop.start() for loop in (*self._background, *self._listeners, self._leases, processor)]
+        if self._heartbeat.task:
+            watched.append(self._heartbeat.task)
+        self.status = "running"
+        await self._tell()
+        log.info("running: concurrency %d, queues %s", self.config.worker.concurrency, self._queue_names())
+        stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
+        await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
+        dead = [task for task in watched if task.done()]
+        for task in dead:
+            log.critical("%s has ended, stopping the worker", task.get_name(), exc_info=_exception(task))
+        stop.cancel()
+        await self._drain(processor, processor_alive=processor.task not in dead)
+        for task in watched[: len(runners)]:
+            task.cancel()
+        await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
+        await processor.stop()
+        await self._leases.stop()
+        await self._leave()
+        if dead:
+            raise LoopDiedError(f"{dead[0].get_name()} has ended: {_exception(dead[0])!r}")
+
+    async def _drain(self, processor: Processor, *, processor_alive: bool) -> None:
+        self.status = "draining"
+        processor.hold()
+        tell = asyncio.create_task(self._tell())
+        await asyncio.gather(*(listener.shut(self._broker.client) for listener in self._listeners))
+        if processor_alive:
+            drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not drain.done():
+                drain.cancel()
+                await processor.put_back()
+        await asyncio.gather(*(loop.stop() for loop in self._background))
+        await tell
+
+    async def _leave(self) -> None:
+        """Stop beating, remove this worker from Redis, close all connections."""
+        if self._presence is not None:
+            await self._heartbeat.stop()
+            try:
+                await asyncio.wait_for(self._presence.clear(), DEREGISTER_SECONDS)
+            except TROUBLE as error:
+                log.warning("this worker's records in Redis are left to expire: %s", describe(error))
+            self._presence = None
+        for client in self._clients:
+            with suppress(*TROUBLE):
+                await client.aclose()
+        self._clients.clear()
+        self.status = "stopped"
+
+    # Told from outside.
+
+    def stop(self) -> None:
+        """Drain and end. A second call does not wait for running tasks any more."""
+        if self._stop_requested.is_set():
+            self._hurry.set()
+        self._stop_requested.set()
+
+    def pause(self, *, paused: bool = True) -> None:
+        """Take no more tasks but stay up, or take them again."""
+        if self._processor is not None and self.status in {"running", "draining"}:
+            self._processor.hold(draining=paused)
+            self.status = "draining" if paused else "running"
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def serve(self) -> None:
+        """``bootstrap`` and ``run`` in one."""
+        await self.bootstrap()
+        await self.run()
+
+    # Reports.
+
+    async def _tell(self) -> None:
+        """Make a change of status known at once; the next beat repeats it."""
+        with suppress(*TROUBLE):
+            await asyncio.wait_for(self._heartbeat.round(), DEREGISTER_SECONDS)
+
+    async def _state(self) -> WorkerState:
+        processor = self._processor
+        health = {runner.name: runner.health for runner in self._runners.values()}
+        recovery = {
+            name: {
+                "state": state.state,
+                "consecutive_fails": state.consecutive_fails,
+                "total_restarts": state.total_restarts,
+            }
+            for name, state in health.items()
+        }
+        return WorkerState(
+            status=self.status,
+            concurrency=self.config.worker.concurrency,
+            queues={served.name: served.priority for served in self._served},
+            strict_priority=self.config.worker.strict_priority,
+            healthy=bool(health) and all(state.state == "ready" for state in health.values()),
+            fields={"metrics": await self._metrics.read(), "recovery": json.dumps(recovery), **self._extra},
+            running=processor.running if processor else (),
+        )
+
+    def _queue_names(self) -> str:
+        return ", ".join(f"{served.name} ({served.priority})" for served in self._served)
+
+
+def _exception(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()

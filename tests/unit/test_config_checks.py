@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from config_kit import ENOUGH, Files, problems, without
+from runqy_agent.config import load_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("runqy.example.com", 'found "runqy.example.com"'),
+        ("ftp://h", 'found "ftp://h"'),
+        ("http://", 'found "http:"'),
+        ("https://h/?a=b", "found a query or fragment"),
+        ("https://h/#a", "found a query or fragment"),
+        ("https://h:99999", "found a malformed host or port"),
+        ("https://[::1", "found a malformed host or port"),
+        ("https://h h", "found a space or control character"),
+        ("https://user:pw@h", "found a user name or password"),
+    ],
+)
+def test_a_server_url_must_be_an_http_url_of_a_host(url: str, said: str) -> None:
+    (line,) = problems(ENOUGH | {"RUNQY_SERVER_URL": url})
+    assert line.startswith(f"RUNQY_SERVER_URL: server.url: {said}")
+    assert "allowed is http://host:port or https://host" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("http://localhost:8081/", False),
+        ("http://127.0.0.2:8081", False),
+        ("http://[::1]:8081", False),
+        ("https://runqy.example.com/base//", False),
+        ("http://runqy.example.com", True),
+        ("HTTP://10.0.0.1", True),
+    ],
+)
+def test_http_to_another_host_warns(url: str, warns: bool) -> None:  # noqa: FBT001
+    config = load_config(environ=ENOUGH | {"RUNQY_SERVER_URL": url})
+    assert config.server.url == url.rstrip("/")
+    assert any("unencrypted" in warning for warning in config.warnings) is warns
+
+
+@pytest.mark.parametrize("name", ["a{b", "a}b", "a b", "a\tb", "a/b", "-a", ".", "..", "a.", ":a", "a\x7f", "\u2028"])
+def test_a_queue_name_that_cannot_be_one_is_refused(files: Files, name: str) -> None:
+    (line,) = files.problems(yaml.safe_dump({"worker": {"queues": ["fine", name]}}), without("RUNQY_QUEUES"))
+    assert line.startswith("config.yml:")
+    assert f"worker.queues: found {name!r}; a " in line
+
+
+def test_an_empty_queue_name_is_refused() -> None:
+    assert problems(ENOUGH | {"RUNQY_QUEUES": "a,,b"}) == ["RUNQY_QUEUES: worker.queues: found an empty name"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "path"),
+    [("RUNQY_SERVER_URL", "server.url"), ("RUNQY_API_KEY", "server.api_key"), ("RUNQY_QUEUES", "worker.queue")],
+)
+def test_what_is_required_is_asked_for_with_its_variable(missing: str, path: str) -> None:
+    (line,) = problems(without(missing))
+    assert line.startswith(f"{path}: required")
+    assert missing in line
+
+
+def test_a_library_user_needs_no_server() -> None:
+    config = load_config(environ={"RUNQY_REDIS_ADDRESS": "[::1]:6380"}, server_required=False)
+    assert config.redis.address == "[::1]:6380"
+    assert config.queues() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: {ca_file: /no/ca.pem}", "server.ca_file: /no/ca.pem is not an existing file"),
+        ("git: {ssh_key: ~/no-key}", "git.ssh_key: ~/no-key is not an existing file; ~ is not expanded, write ${HOME}"),
+        ("git: {known_hosts: /no/hosts}", "git.known_hosts: /no/hosts is not an existing file"),
+        ("redis: {ca_file: /no/ca.pem}", "redis.ca_file: /no/ca.pem is not an existing file"),
+        ("redis: {cert_file: /no/c}", "redis.cert_file: /no/c is not an existing file"),
+        ("redis: {cert_file: /no/c}", "redis.cert_file: needs redis.key_file"),
+        ("redis: {key_file: /no/k}", "redis.key_file: needs redis.cert_file"),
+        ("redis: {address: 'h:0'}", 'redis.address: found the port "0"; allowed is a number from 1 to 65535'),
+        ("redis: {address: 'a:b:1'}", "redis.address: found"),
+        ("status: {listen: somewhere}", "status.listen: found"),
+        ("recovery: {max_delay: 1s, initial_delay: 2s}", "recovery.max_delay (1s) is less than recovery.initial_delay"),
+        ("recovery: {initial_delay: 10m}", "recovery.initial_delay: recovery.max_delay (5m) is less than"),
+        ("deployment: {offline: true}", "deployment.offline: needs deployment.find_links"),
+        ("deployment: {dir: ''}", "deployment.dir: must not be empty"),
+        ("server: {timeout: 0}", "server.timeout: must be longer than 0"),
+        ("redis: {layout: flat}", "redis.layout: not supported by this version"),
+        ("redis: {cluster: true}", "redis.cluster: not supported by this version"),
+        ("redis: {sentinel: {name: main}}", "redis.sentinel: not supported by this version"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(files: Files, text: str, said: str) -> None:
+    found = files.problems(text)
+    assert any(line.startswith("config.yml:1: ") and said in line for line in found)
+
+
+def test_settings_without_effect_yet_are_warned_of(files: Files) -> None:
+    text = """\
+worker: {processes: 2, gpus: auto, max_tasks_per_process: 5}
+status: {listen: "127.0.0.1:1"}
+one_shot: {prestart: 2}
+"""
+    warnings = "\n".join(files.load(text).warnings)
+    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process", "status.listen", "one_shot.prestart")
+    for path in paths:
+        assert f"{path}: has no effect in this version" in warnings
+    quiet = "worker: {processes: 1, max_tasks_per_process: 0}\nstatus: {listen: ''}\none_shot: {prestart: 1}"
+    assert files.load(quiet).warnings == []

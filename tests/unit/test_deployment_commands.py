@@ -1,0 +1,75 @@
+"""Child commands of a deployment: bounded, redacted, ended with their whole group."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from runqy_agent.deployment.commands import Command, run
+from runqy_agent.errors import EnvironmentBuildError, GitError
+
+
+def shell(script: str, *, seconds: float = 60, keep: int = 65536, secrets: tuple[str, ...] = ()) -> Command:
+    return Command(
+        ["sh", "-c", script],
+        purpose="trying",
+        env={"PATH": os.environ["PATH"]},
+        error=GitError,
+        seconds=seconds,
+        keep=keep,
+        secrets=secrets,
+    )
+
+
+def test_only_the_end_of_the_output_is_kept() -> None:
+    assert asyncio.run(run(shell("seq 1 100000; echo the end", keep=8))) == "the end\n"
+
+
+def test_a_failure_names_purpose_program_code_and_last_lines_but_no_secret() -> None:
+    with pytest.raises(GitError) as failed:
+        asyncio.run(run(shell("echo one >&2; echo the hunter2 key >&2; exit 3", secrets=("hunter2",))))
+    assert str(failed.value) == "trying failed: sh ended with exit code 3: one\nthe *** key"
+    with pytest.raises(GitError, match="signal SIGKILL"):
+        asyncio.run(run(shell("kill -KILL $$")))
+
+
+def test_nothing_can_be_read_from_stdin_and_the_environment_is_the_one_given() -> None:
+    assert asyncio.run(run(shell("cat; env | grep -c HOME || true"))) == "0\n"
+
+
+def test_a_program_that_is_not_there_is_the_error_asked_for(tmp_path: Path) -> None:
+    for program, message in (("no-such-program", "was not found"), (str(tmp_path), "cannot be started")):
+        command = Command([program], purpose="trying", env={}, error=EnvironmentBuildError, seconds=9)
+        with pytest.raises(EnvironmentBuildError, match=message):
+            asyncio.run(run(command))
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(GitError, match="trying failed: sh was stopped because it took longer"):
+        asyncio.run(run(shell("sleep 600", seconds=0.05)))
+
+
+def test_cancelling_ends_the_whole_group_even_if_it_ignores_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runqy_agent.deployment.commands._TERM_GRACE", 0.05)
+    fifo = tmp_path / "started"
+    os.mkfifo(fifo)
+
+    async def scenario() -> list[str]:
+        running = asyncio.ensure_future(run(shell(f"trap '' TERM; sleep 600 & echo $! $$ >{fifo}; wait")))
+        pids = await asyncio.to_thread(fifo.read_text, "utf-8")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return pids.split()
+
+    for pid in asyncio.run(scenario()):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        assert state in "ZX"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from registration_kit import read
+from runqy_agent.errors import RegistrationError
+from runqy_agent.registration import ServedQueue, parent_of, route
+
+
+@pytest.mark.parametrize(
+    ("name", "parent"),
+    [("inference", "inference"), ("inference.high", "inference"), ("a:b", "a"), ("a:b.c", "a:b"), ("a.b:c", "a.b")],
+)
+def test_a_parent_is_what_stands_before_the_last_separator(name: str, parent: str) -> None:
+    assert parent_of(name) == parent
+
+
+def test_a_parent_listens_on_all_its_sub_queues() -> None:
+    assert route(["inference"], [read()]).queues == [
+        ServedQueue("inference:high", 9, "inference"),
+        ServedQueue("inference:low", 3, "inference"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["inference.high", "inference:high"])
+def test_a_full_name_listens_on_that_one_in_the_spelling_of_the_server(name: str) -> None:
+    routing = route([name], [read()])
+    assert [queue.name for queue in routing.queues] == ["inference:high"]
+    assert routing.warnings == []
+
+
+def test_a_queue_named_twice_is_served_once() -> None:
+    routing = route(["inference.low", "inference", "inference:low"], [read()])
+    assert [queue.name for queue in routing.queues] == ["inference:low", "inference:high"]
+
+
+def test_a_queue_the_server_does_not_know_is_named_in_a_warning() -> None:
+    routing = route(["inference.high", "inference.huge"], [read()])
+    assert [queue.name for queue in routing.queues] == ["inference:high"]
+    assert routing.warnings == ["the server has no queue inference.huge; inference has inference:high, inference:low"]
+
+
+def test_nothing_left_to_serve_names_what_there_is() -> None:
+    with pytest.raises(RegistrationError, match=r"none of .* inference\.huge; it has inference: inference:high"):
+        route(["inference.huge"], [read()])
+
+
+def test_parents_keep_their_own_sub_queues() -> None:
+    simple = read(queue={"name": "simple", "priority": 2}, sub_queues=None)
+    routing = route(["inference.high", "simple"], [read(), simple])
+    assert routing.queues == [ServedQueue("inference:high", 9, "inference"), ServedQueue("simple.default", 2, "simple")]
+
+
+def test_answers_that_name_different_redis_servers_are_refused() -> None:
+    other = read(redis={"addr": "other:1", "password": "0ther"})
+    with pytest.raises(RegistrationError, match="differ in addr, password, use_tls") as caught:
+        route(["inference", "simple"], [read(), other])
+    assert "0ther" not in str(caught.value)
