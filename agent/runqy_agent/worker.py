@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from runqy_agent import assembly
 from runqy_agent.broker.broker import Broker
+from runqy_agent.broker.channel import Channel
 from runqy_agent.broker.connection import check_server, describe, open_client, resolve
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.clock import Clock
@@ -151,7 +152,7 @@ class Worker:
         address = resolve(server, self.config.redis)
         client = self._open(address)
         await check_server(client, address)
-        self._broker = Broker(client, self._clock)
+        self._broker = Broker(client, self._clock, channel=Channel(self._open(address)))
         self._presence = Presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
         with suppress(*TROUBLE):

@@ -6,10 +6,19 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from deployment_kit import Bench
+from stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from runqy_agent.demo.redis_server import RedisServer
 
 
 @pytest.fixture
@@ -28,3 +37,18 @@ def uv() -> Path:
     if found is None:
         pytest.skip("uv is neither on PATH nor beside this interpreter")
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def deployments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One deployment directory for all workers of the session: its environments are built once."""
+    return tmp_path_factory.mktemp("deployments")
+
+
+@pytest.fixture
+def stage(
+    tmp_path: Path, deployments: Path, redis_client: redis.Redis, redis_server: RedisServer
+) -> Iterator[Stage]:
+    stage = Stage(tmp_path, deployments, redis_client, redis_server.address)
+    yield stage
+    stage.close()

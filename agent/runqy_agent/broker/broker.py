@@ -14,6 +14,7 @@ from runqy_agent.broker.message import TakenTask, decode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from runqy_agent.broker.channel import Channel
     from runqy_agent.broker.connection import Client
     from runqy_agent.broker.settle import Settled
     from runqy_agent.clock import Clock
@@ -84,17 +85,21 @@ class Broker:
     to try again is the caller's decision.
     """
 
-    def __init__(self, client: Client, clock: Clock, *, lookup_keys: bool = True) -> None:
+    def __init__(
+        self, client: Client, clock: Clock, *, channel: Channel | None = None, lookup_keys: bool = True
+    ) -> None:
         """Use a client.
 
         Args:
             client: an open client.
             clock: where times come from.
+            channel: a connection for exchanges, taken by whoever finds it free; without one the client serves all.
             lookup_keys: whether the scripts may touch ``asynq:t:<id>`` and ``asynq:result:<id>``, which are not
                 in the queue's slot: not on a cluster.
         """
         self.client = client
         self._clock = clock
+        self._channel = channel
         self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
         self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
 
@@ -107,7 +112,7 @@ class Broker:
         now = self._clock.now()
         held_until = int(now) + LEASE_SECONDS
         commands = [self._exchange_command(request, int(now), held_until) for request in requests]
-        replies = await self._run_all("exchange", commands)
+        replies = await self._run_all("exchange", commands, self._channel)
         return [
             self._exchanged(request, reply, now, held_until) for request, reply in zip(requests, replies, strict=True)
         ]
@@ -246,10 +251,12 @@ class Broker:
             raise reply
         return reply
 
-    async def _run_all(self, name: str, commands: list[tuple[list[str], list[Any]]]) -> list[Any]:
+    async def _run_all(
+        self, name: str, commands: list[tuple[list[str], list[Any]]], channel: Channel | None = None
+    ) -> list[Any]:
         script = scripts.load(name)
         packed = [("EVALSHA", script.sha, len(script_keys), *script_keys, *args) for script_keys, args in commands]
-        replies = await self._execute(packed)
+        replies = await (channel.call(packed) if channel and not channel.busy else self._execute(packed))
         missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
             await self.client.script_load(script.text)

@@ -1,0 +1,77 @@
+"""One connection for the hot path: commands packed in C, written at once, replies read in order.
+
+The client of redis-py packs every argument in Python and takes a connection from its pool for every command, which
+costs more than everything else the worker does for a task. Here its connection is used without its client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import hiredis
+from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.asyncio.connection import AbstractConnection
+
+    from runqy_agent.broker.connection import Client
+
+
+class Channel:
+    """A connection of its own, opened when first used and again after an error.
+
+    Attributes:
+        busy: whether commands are under way; only one caller at a time may use it.
+    """
+
+    def __init__(self, client: Client) -> None:
+        """Use the connection settings of a client that nobody else uses."""
+        self._pool = client.connection_pool
+        self._connection: AbstractConnection | None = None
+        self.busy = False
+
+    async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one write and read all replies.
+
+        Returns:
+            The replies; where Redis refuses a command, its ResponseError takes the reply's place.
+
+        Raises:
+            RedisError, OSError: the connection failed; whether the commands were carried out is not known.
+        """
+        self.busy = True
+        try:
+            connection = self._connection
+            if connection is None:
+                connection = self._connection = cast("AbstractConnection", await self._pool.get_connection())
+            await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
+            return [await self._reply(connection) for _ in commands]
+        except BaseException:
+            await self._drop()
+            raise
+        finally:
+            self.busy = False
+
+    async def _reply(self, connection: AbstractConnection) -> Any:
+        try:
+            return await connection.read_response()
+        except ResponseError as error:
+            return error
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+
+def _pack(command: tuple[Any, ...]) -> bytes:
+    try:
+        return hiredis.pack_command(command)
+    except UnicodeEncodeError:
+        # An id that is not UTF-8, kept as text with surrogate escapes.
+        return hiredis.pack_command(
+            tuple(arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in command)
+        )

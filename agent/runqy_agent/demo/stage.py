@@ -1,0 +1,136 @@
+"""Everything around the worker: Redis, the registration server, the Git repository, and where files go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runqy_agent.config import Config, DeploymentSettings, LogSettings, Secret, ServerSettings, WorkerSettings
+from runqy_agent.demo import scenario
+from runqy_agent.demo.client import TaskClient
+from runqy_agent.demo.redis_server import start_redis
+from runqy_agent.demo.registration_server import RegistrationServer
+from runqy_agent.demo.repositories import GitRepository
+from runqy_agent.errors import RunqyAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
+
+    from runqy_agent.demo.redis_server import FakeRedisServer, RedisServer
+
+_CONCURRENCY = 4
+_KEEP_RELEASES = 10
+"""Each running demo needs its own release in the directory that they share."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is set up.
+
+    Attributes:
+        tasks: a client for Redis.
+        deployments: kept from run to run, so that environments need not be built again.
+        log: the worker's log; the next run replaces it.
+    """
+
+    redis: RedisServer | FakeRedisServer
+    server: RegistrationServer
+    repository: GitRepository
+    tasks: TaskClient
+    deployments: Path
+    log: Path
+
+    def config(self) -> Config:
+        """The worker's configuration. Environment and files do not matter here: the demo is the same everywhere."""
+        return Config(
+            server=ServerSettings(url=self.server.url, api_key=Secret(self.server.api_key)),
+            worker=WorkerSettings(queues=list(self.server.queues), concurrency=_CONCURRENCY),
+            deployment=DeploymentSettings(
+                dir=str(self.deployments),
+                python=sys.executable,  # it is known to be able to make virtual environments
+                use_system_site_packages=False,
+                keep_releases=_KEEP_RELEASES,
+            ),
+            log=LogSettings(format="text"),
+        )
+
+
+@contextlib.contextmanager
+def set_up() -> Iterator[Stage]:
+    """Start everything; at the end stop it and remove it, but for the log and the environments.
+
+    Raises:
+        RunqyAgentError: something that the demo needs is not installed.
+    """
+    if shutil.which("git") is None:
+        raise RunqyAgentError("the demo deploys from a Git repository, and git is not installed: apt-get install git")
+    with contextlib.ExitStack() as stack:
+        with _deaf_to_interrupts():
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runqy-demo-")))
+            kept = _cache_directory() or scratch
+            redis = _start_redis()
+            stack.callback(redis.close)
+            client = stack.enter_context(redis.client())
+            repository = GitRepository(scratch / "repository", sample_files())
+            server = RegistrationServer(redis.address, secrets.token_urlsafe(12), scenario.queues(repository.url))
+            stack.callback(server.close)
+        yield Stage(redis, server, repository, TaskClient(client), kept / "deployment", kept / "worker.log")
+
+
+def sample_files() -> dict[str, str]:
+    """The files of the sample repository, path to text."""
+    root = resources.files("runqy_agent.demo") / "repository"
+    return dict(_files(root, ""))
+
+
+def _files(directory: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+    for entry in directory.iterdir():
+        if entry.is_file():
+            yield prefix + entry.name, entry.read_text(encoding="utf-8")
+        elif entry.name != "__pycache__":
+            yield from _files(entry, f"{prefix}{entry.name}/")
+
+
+def _start_redis() -> RedisServer | FakeRedisServer:
+    try:
+        return start_redis()
+    except ModuleNotFoundError as missing:
+        raise RunqyAgentError(
+            "the demo needs a Redis: install redis-server, or a stand-in with `pip install 'runqy-agent[demo]'`"
+        ) from missing
+
+
+def _cache_directory() -> Path | None:
+    """Where environments survive the demo, if there is such a place for this user."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+        directory = home / "runqy-agent" / "demo"
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return directory if os.access(directory, os.W_OK) else None
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Hold SIGINT back, for what is started meanwhile for good.
+
+    A terminal sends Ctrl-C to everything in the foreground. Redis must outlive the worker, which still has to say
+    goodbye to it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,83 @@
+"""Reads the recordings of the real asynq, and puts a Redis into a recorded state and compares it with another."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import redis
+
+DIRECTORY = Path(os.environ.get("RUNQY_VECTORS") or Path(__file__).parent / "conformance" / "vectors")
+
+
+def load(name: str) -> Any:
+    """One file of the recordings."""
+    return json.loads((DIRECTORY / name).read_text(encoding="utf-8"))
+
+
+def restore(client: redis.Redis, state: dict[str, Any]) -> None:
+    """Put every recorded key in place."""
+    for key, recorded in state.items():
+        if recorded["type"] == "list":
+            client.rpush(key, *recorded["value"])
+        elif recorded["type"] == "set":
+            client.sadd(key, *recorded["value"])
+        elif recorded["type"] == "zset":
+            client.zadd(key, dict(recorded["value"]))
+        elif recorded["type"] == "hash":
+            client.hset(key, mapping={field: base64.b64decode(data) for field, data in recorded["value_b64"].items()})
+        else:
+            client.set(key, base64.b64decode(recorded["value_b64"]))
+        if "expires_at" in recorded:
+            client.expireat(key, recorded["expires_at"])
+        elif "ttl" in recorded:
+            client.expire(key, recorded["ttl"])
+
+
+def dump(client: redis.Redis) -> dict[str, Any]:
+    """Every key, in the form of the recordings, with expiries as a tuple of absolute and relative seconds."""
+    state: dict[str, Any] = {}
+    for raw in sorted(client.keys("*")):  # type: ignore[arg-type]  # redis-py's stubs serve both of its clients
+        key = raw.decode()
+        kind = client.type(key).decode()  # type: ignore[union-attr]
+        entry: dict[str, Any] = {"type": kind}
+        if kind == "list":
+            entry["value"] = [item.decode() for item in client.lrange(key, 0, -1)]  # type: ignore[union-attr]
+        elif kind == "set":
+            entry["value"] = sorted(item.decode() for item in client.smembers(key))  # type: ignore[union-attr]
+        elif kind == "zset":
+            entry["value"] = [[member.decode(), score] for member, score in client.zrange(key, 0, -1, withscores=True)]  # type: ignore[union-attr]
+        elif kind == "hash":
+            fields = client.hgetall(key).items()  # type: ignore[union-attr]
+            entry["value_b64"] = {field.decode(): base64.b64encode(data).decode() for field, data in fields}
+        else:
+            entry["value_b64"] = base64.b64encode(client.get(key)).decode()  # type: ignore[arg-type]
+        ttl = client.ttl(key)
+        if ttl != -1:
+            entry["ttl"] = ttl
+        state[key] = entry
+    return state
+
+
+def differences(found: dict[str, Any], recorded: dict[str, Any]) -> list[str]:
+    """What differs between two states; expiries may be two seconds apart."""
+    lines = [f"{key}: not written" for key in recorded if key not in found]
+    lines += [f"{key}: written, unlike asynq" for key in found if key not in recorded]
+    for key in sorted(set(found) & set(recorded)):
+        ours, theirs = dict(found[key]), dict(recorded[key])
+        ttl = ours.pop("ttl", None)
+        expected = theirs.pop("ttl", None)
+        if "expires_at" in theirs:
+            expected = theirs.pop("expires_at") - time.time()
+        if (ttl is None) != (expected is None) or (ttl is not None and abs(ttl - expected) > 2):
+            lines.append(f"{key}: expires in {ttl} s, recorded is {expected} s")
+        if theirs["type"] == "zset":
+            ours["value"], theirs["value"] = sorted(ours["value"]), sorted(theirs["value"])
+        if ours != theirs:
+            lines.append(f"{key}: {ours} is not {theirs}")
+    return lines
