@@ -80,13 +80,15 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -
 class Agent:
     """A running ``runqy-agent run``."""
 
-    def __init__(self, environment: Mapping[str, str], log_path: Path, redis_client: redis.Redis) -> None:
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], log_path: Path, redis_client: redis.Redis
+    ) -> None:
         self.log_path = log_path
         self._redis = redis_client
         self._log = log_path.open("ab")
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runqy_agent", "run"],
+            command,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -176,7 +178,10 @@ class Stage:
         return repository
 
     def agent(self, queues: str = "inference", **settings: Any) -> Agent:
-        """Start an agent. ``settings`` are environment variables without ``RUNQY_``, in lower case."""
+        """Start an agent.
+
+        ``settings`` are environment variables without ``RUNQY_``, in lower case; ``config_file`` is a configuration.
+        """
         environment = {
             "RUNQY_SERVER_URL": self.server.url,
             "RUNQY_API_KEY": API_KEY,
@@ -184,8 +189,10 @@ class Stage:
             "RUNQY_DEPLOYMENT_DIR": str(self._deployments),
             "RUNQY_LOG_FORMAT": "text",
         }
+        config_file = settings.pop("config_file", None)
         environment |= {f"RUNQY_{name.upper()}": str(value) for name, value in settings.items()}
-        agent = Agent(environment, self.directory / f"agent-{len(self._agents)}.log", self.redis)
+        command = [sys.executable, "-m", "runqy_agent", "run", *(["--config", str(config_file)] if config_file else [])]
+        agent = Agent(command, environment, self.directory / f"agent-{len(self._agents)}.log", self.redis)
         self._agents.append(agent)
         return agent
 

@@ -40,7 +40,7 @@ class HandlerRunner:
         """There is nothing to wait for."""
         self.ready = True
         self.health.state = "ready"
-        self._sink.wake()
+        self._sink.health_changed()
 
     async def watch(self) -> None:
         """Nothing has to be kept going between tasks."""

@@ -155,8 +155,6 @@ class Worker:
         self._broker = Broker(client, self._clock, channel=Channel(self._open(address)))
         self._presence = Presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
-        with suppress(*TROUBLE):
-            await self._heartbeat.round()
         self._heartbeat.start()
         self._listeners = [
             Listener(
@@ -206,6 +204,7 @@ class Worker:
         selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
         processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
         names = list(policies)
+        processor.on_health_change = self._heartbeat.nudge
         self._processor = processor
         self._background = [
             Deadlines(clock, processor),
@@ -232,7 +231,7 @@ class Worker:
         if self._heartbeat.task:
             watched.append(self._heartbeat.task)
         self.status = "running"
-        await self._tell()
+        self._heartbeat.nudge()
         log.info("running: concurrency %d, queues %s", self.config.worker.concurrency, self._queue_names())
         stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
         await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
@@ -253,7 +252,7 @@ class Worker:
     async def _drain(self, processor: Processor, *, processor_alive: bool) -> None:
         self.status = "draining"
         processor.hold()
-        tell = asyncio.create_task(self._tell())
+        self._heartbeat.nudge()
         await asyncio.gather(*(listener.shut(self._broker.client) for listener in self._listeners))
         if processor_alive:
             drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
@@ -264,7 +263,6 @@ class Worker:
                 drain.cancel()
                 await processor.put_back()
         await asyncio.gather(*(loop.stop() for loop in self._background))
-        await tell
 
     async def _leave(self) -> None:
         """Stop beating, remove this worker from Redis, close all connections."""
@@ -294,7 +292,7 @@ class Worker:
         if self._processor is not None and self.status in {"running", "draining"}:
             self._processor.hold(draining=paused)
             self.status = "draining" if paused else "running"
-            self._telling = asyncio.ensure_future(self._tell())
+            self._heartbeat.nudge()
 
     async def serve(self) -> None:
         """``bootstrap`` and ``run`` in one."""
@@ -302,11 +300,6 @@ class Worker:
         await self.run()
 
     # Reports.
-
-    async def _tell(self) -> None:
-        """Make a change of status known at once; the next beat repeats it."""
-        with suppress(*TROUBLE):
-            await asyncio.wait_for(self._heartbeat.round(), DEREGISTER_SECONDS)
 
     async def _state(self) -> WorkerState:
         processor = self._processor

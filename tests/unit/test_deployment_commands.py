@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 
@@ -67,9 +68,36 @@ def test_cancelling_ends_the_whole_group_even_if_it_ignores_sigterm(
             await running
         return pids.split()
 
-    for pid in asyncio.run(scenario()):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        assert state in "ZX"
+    assert not [pid for pid in asyncio.run(scenario()) if is_running(pid)]
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_cancelling_while_the_command_starts_leaves_none_of_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    monkeypatch.setattr("runqy_agent.deployment.commands._TERM_GRACE", 0.05)
+    command = shell("trap '' TERM; sleep 600 & wait")
+    command = dataclasses.replace(command, env={**command.env, "MARK": str(tmp_path)})
+
+    async def scenario() -> None:
+        running = asyncio.ensure_future(run(command))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(scenario())
+    found = [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if str(tmp_path) in readable(path)]
+    assert not [pid for pid in found if is_running(pid)]
+
+
+def is_running(pid: str) -> bool:
+    return (state := readable(Path(f"/proc/{pid}/stat"))) != "" and state.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def readable(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

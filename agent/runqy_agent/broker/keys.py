@@ -6,7 +6,7 @@ Every key of a queue carries the hash tag ``{queue}``, so all keys of one script
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, lru_cache
 
 QUEUES = "asynq:queues"
 SERVERS = "asynq:servers"
@@ -71,7 +71,12 @@ def queue_keys(queue: str) -> QueueKeys:
 
 def utc_day(now: float) -> str:
     """The UTC day that daily counters are kept under, as ``YYYY-MM-DD``."""
-    return datetime.fromtimestamp(now, tz=timezone.utc).strftime("%Y-%m-%d")
+    return _day(int(now) // 86400)
+
+
+@lru_cache(maxsize=4)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86400, tz=timezone.utc).strftime("%Y-%m-%d")
 
 
 def server(instance: str) -> str:

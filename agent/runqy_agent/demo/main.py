@@ -1,37 +1,40 @@
-"""``runqy-agent demo``: a worker as in production, with everything it needs around it, and tasks flowing through."""
+"""``runqy-agent demo``: a worker as in production, what it needs around it, and tasks flowing through."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import time
-from collections import Counter
-from typing import TYPE_CHECKING
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
 
-from runqy_agent.demo import farewell
-from runqy_agent.demo.scenario import ENDED, Job, jobs
-from runqy_agent.demo.stage import Stage, set_up
+from runqy_agent.demo import report
+from runqy_agent.demo.report import Ending
+from runqy_agent.demo.scenario import ENDED, jobs
+from runqy_agent.demo.stage import set_up
 from runqy_agent.demo.terminal import Terminal
-from runqy_agent.errors import EnvironmentBuildError, ExitCode
+from runqy_agent.errors import DeploymentError, EnvironmentBuildError, ExitCode
 from runqy_agent.reporting.logs import Redactor, configure_logging
 from runqy_agent.retry_delays import fixed_retry_delay
 from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from pathlib import Path
 
-    from runqy_agent.demo.client import TaskInfo
-
-log = logging.getLogger(__name__)
+    from runqy_agent.config import Config
+    from runqy_agent.demo.client import TaskClient, TaskInfo
+    from runqy_agent.demo.scenario import Job
+    from runqy_agent.demo.stage import Stage
 
 _RETRY_SECONDS = 1.0
-"""asynq's own delays begin at 15 s, too long to watch."""
+"""Between a failure and the next attempt; asynq's own delays begin at 15 s, too long to watch."""
 _PATIENCE_SECONDS = 25.0
+"""For all tasks together."""
 _LOOK_SECONDS = 0.1
-_LOG_LINES = 40
+_LOG_LINES = 30
 
 
 def run_demo(*, keep: bool) -> int:
@@ -41,32 +44,148 @@ def run_demo(*, keep: bool) -> int:
         keep: when all tasks have ended, leave everything running until Ctrl-C.
 
     Returns:
-        Zero if every task ended as it should, else one.
+        The exit code: zero if every task ended as it should.
 
     Raises:
-        RunqyAgentError: the worker could not start.
+        RunqyAgentError: something is missing, or the worker could not start.
     """
-    return asyncio.run(_Demo(keep=keep).play())
+    return asyncio.run(_demo(keep=keep))
 
 
-class _Demo:
-    """One run. The first interruption ends it in good order, the second hurries."""
+class _Interruptions:
+    """SIGINT and SIGTERM: the first one cancels the demo; once the worker is ending, they tell it to hurry.
 
-    def __init__(self, *, keep: bool) -> None:
-        self._keep = keep
-        self._terminal = Terminal()
-        self._worker: Worker | None = None
-        self._done = False
+    Attributes:
+        ending: the worker, when it has been told to stop.
+    """
 
-    async def play(self) -> int:
-        """From the first line to the last. Returns the exit code."""
-        playing = asyncio.create_task(self._play())
+    def __init__(self) -> None:
+        self.ending: Worker | None = None
+        self._demo = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, self._interrupt)
 
-        def interrupted() -> None:
-            if self._worker is None or not playing.cancelling_begun:
-                pass
+    def _interrupt(self) -> None:
+        if self.ending is not None:
+            self.ending.stop()
+        elif self._demo is not None:
+            self._demo.cancel()
 
-        return await playing
 
-    async def _play(self) -> int:
-        return 0
+async def _demo(*, keep: bool) -> int:
+    interruptions = _Interruptions()
+    terminal = Terminal()
+    try:
+        with set_up() as stage:
+            report.opening(stage, terminal)
+            return await _perform(stage, terminal, interruptions, keep=keep)
+    except asyncio.CancelledError:
+        terminal.say("interrupted; everything is stopped")
+        return ExitCode.OTHER
+    except EnvironmentBuildError as error:
+        raise DeploymentError(
+            f"{error}\nthe demo installs runqy-python for its sample tasks: can pip reach a package index from here?"
+        ) from error
+    finally:
+        terminal.settle()
+
+
+async def _perform(stage: Stage, terminal: Terminal, interruptions: _Interruptions, *, keep: bool) -> int:
+    config, redactor = stage.config(), Redactor()
+    redactor.add([stage.server.api_key])
+    with _logging_to(stage.log, config, redactor):
+        worker = Worker(config, redactor=redactor)
+        worker.retry_delay = fixed_retry_delay(_RETRY_SECONDS)
+        await _start(worker, terminal)
+        running = asyncio.create_task(worker.run())
+        try:
+            endings = await _watch(stage.tasks, jobs(), running, terminal)
+            report.table(endings, terminal)
+            terminal.say(f"\n{report.summary(endings)}")
+            if keep:
+                await _stay(stage, running, terminal)
+        finally:
+            interruptions.ending = worker
+            worker.stop()
+            await running
+    if all(ending.as_expected for ending in endings):
+        return ExitCode.DONE
+    terminal.say(f"\nthe end of {stage.log}:\n{_tail(stage.log)}")
+    return ExitCode.OTHER
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path, config: Config, redactor: Redactor) -> Iterator[None]:
+    path.unlink(missing_ok=True)  # another demo may still be writing the old one
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        configure_logging(config.log, redactor, file)
+        try:
+            yield
+        finally:
+            logging.getLogger().handlers.clear()
+
+
+async def _start(worker: Worker, terminal: Terminal) -> None:
+    began = time.monotonic()
+
+    def tick() -> None:
+        seconds = time.monotonic() - began
+        terminal.show(f"starting the worker, {seconds:.0f} s (the first time, it builds a virtual environment)")
+
+    await _ticking(worker.bootstrap(), tick)
+    terminal.say(f"the worker is ready after {time.monotonic() - began:.1f} s")
+
+
+async def _ticking(work: Coroutine[Any, Any, None], tick: Callable[[], None]) -> None:
+    """Do something; tick meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=_LOOK_SECONDS))[0]:
+            tick()
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+    await task
+
+
+async def _watch(
+    client: TaskClient, expected: Sequence[Job], running: asyncio.Task[None], terminal: Terminal
+) -> list[Ending]:
+    """Enqueue the tasks and wait until they have ended, or patience has."""
+    await asyncio.to_thread(client.enqueue_all, [job.message for job in expected])
+    began = time.monotonic()
+    open_jobs = deque(expected)
+    endings: list[Ending] = []
+    while open_jobs:
+        await asyncio.wait([running], timeout=_LOOK_SECONDS)
+        infos = await asyncio.to_thread(_look, client, list(open_jobs))
+        seconds = time.monotonic() - began
+        given_up = running.done() or seconds > _PATIENCE_SECONDS
+        states = Counter(ending.info.state for ending in endings if ending.info)
+        for info in infos:
+            job = open_jobs.popleft()
+            states[info.state if info else "gone"] += 1
+            if given_up or info is None or info.state in ENDED:
+                endings.append(Ending(job, info, seconds))
+            else:
+                open_jobs.append(job)
+        terminal.show(report.progress(states, seconds))
+    return endings
+
+
+def _look(client: TaskClient, tasks: Sequence[Job]) -> list[TaskInfo | None]:
+    return [client.info(job.message.queue, job.message.id) for job in tasks]
+
+
+async def _stay(stage: Stage, running: asyncio.Task[None], terminal: Terminal) -> None:
+    """Leave it running until it is interrupted."""
+    terminal.say(report.invitation(stage))
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait([running])
+    terminal.say("stopping")
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:])

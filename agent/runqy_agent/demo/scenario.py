@@ -94,7 +94,9 @@ def jobs() -> list[Job]:
         *(_review(HIGH, number, text) for number, text in enumerate(2 * _REVIEWS, start=1)),
         *(_review(LOW, number, text) for number, text in enumerate(_REVIEWS, start=1)),
         *(_picture(*picture) for picture in _PICTURES),
-        Job(_task(HIGH, "review-empty", {"text": ""}), ends="archived", mention="ValueError: there is nothing to judge"),
+        Job(
+            _task(HIGH, "review-empty", {"text": ""}), ends="archived", mention="ValueError: there is nothing to judge"
+        ),
         *(
             Job(
                 _task(queue, f"review-{source}", {"text": "Good, when it came", "source": source}),

@@ -10,23 +10,22 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runqy_agent.broker import scripts
 from runqy_agent.config import Config, DeploymentSettings, LogSettings, Secret, ServerSettings, WorkerSettings
 from runqy_agent.demo import scenario
 from runqy_agent.demo.client import TaskClient
-from runqy_agent.demo.redis_server import start_redis
+from runqy_agent.demo.redis_server import FakeRedisServer, start_redis
 from runqy_agent.demo.registration_server import RegistrationServer
 from runqy_agent.demo.repositories import GitRepository
 from runqy_agent.errors import RunqyAgentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from importlib.resources.abc import Traversable
 
-    from runqy_agent.demo.redis_server import FakeRedisServer, RedisServer
+    from runqy_agent.demo.redis_server import RedisServer
 
 _CONCURRENCY = 4
 _KEEP_RELEASES = 10
@@ -89,25 +88,32 @@ def set_up() -> Iterator[Stage]:
 
 def sample_files() -> dict[str, str]:
     """The files of the sample repository, path to text."""
-    root = resources.files("runqy_agent.demo") / "repository"
-    return dict(_files(root, ""))
-
-
-def _files(directory: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
-    for entry in directory.iterdir():
-        if entry.is_file():
-            yield prefix + entry.name, entry.read_text(encoding="utf-8")
-        elif entry.name != "__pycache__":
-            yield from _files(entry, f"{prefix}{entry.name}/")
+    root = Path(__file__).with_name("repository")
+    files = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 
 def _start_redis() -> RedisServer | FakeRedisServer:
     try:
-        return start_redis()
+        redis = start_redis()
     except ModuleNotFoundError as missing:
         raise RunqyAgentError(
             "the demo needs a Redis: install redis-server, or a stand-in with `pip install 'runqy-agent[demo]'`"
         ) from missing
+    if isinstance(redis, FakeRedisServer):
+        _load_scripts(redis)
+    return redis
+
+
+def _load_scripts(redis: FakeRedisServer) -> None:
+    """Make the worker's scripts known beforehand.
+
+    fakeredis closes the connection on every error, so the answer "no such script" to the first of several commands
+    would leave the others without one, again and again.
+    """
+    with redis.client() as client:
+        for file in Path(scripts.__file__).parent.glob("*.lua"):
+            client.script_load(scripts.load(file.stem).text)
 
 
 def _cache_directory() -> Path | None:

@@ -85,15 +85,7 @@ async def run(command: Command) -> str:
             or took too long. The text names the purpose, the program, the exit code and the last lines of stderr.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command.argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(command.env),
-            cwd=command.cwd,
-            start_new_session=True,
-        )
+        process = await _start(command)
     except FileNotFoundError as missing:
         raise command.error(
             f"{command.purpose} failed: {command.argv[0]} was not found; install it and make sure it is on PATH"
@@ -145,6 +137,31 @@ def last_lines(text: str, count: int = _LINES_IN_ERRORS) -> str:
     return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-count:])
 
 
+async def _start(command: Command) -> asyncio.subprocess.Process:
+    """Start the command. A cancellation waits until it has started, and then ends its group.
+
+    Left to itself, asyncio would kill the first process alone and then wait for pipes that its children hold open.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command.argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(command.env),
+            cwd=command.cwd,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            await _end_group(starting.result())
+        raise
+
+
 async def _tail(stream: asyncio.StreamReader | None, keep: int) -> bytes:
     kept = bytearray()
     while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
@@ -161,7 +178,9 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait({waiting}, timeout=_TERM_GRACE)
     finally:  # even when this wait is cancelled too
         _signal_group(process, signal.SIGKILL)
-    await waiting
+    # Not without end: asyncio also waits for the pipes, which a process that left the group may hold.
+    await asyncio.wait({waiting}, timeout=_TERM_GRACE)
+    waiting.cancel()
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from typing import ClassVar
 
 from redis.exceptions import RedisError
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 
 TROUBLE = (RedisError, OSError, asyncio.TimeoutError)
 """What going wrong between us and Redis looks like. It passes; the loops wait for that."""
+
+
+STOP_SECONDS = 1.0
+"""How long a stop waits for the round that is under way."""
 
 
 class Backoff:
@@ -72,25 +77,45 @@ class PeriodicLoop(Loop):
         """Args: interval: seconds between two rounds."""
         super().__init__()
         self.interval = interval
+        self._nudged = asyncio.Event()
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """End after the round that is under way; one that does not end soon is cut off."""
+        self._stopping = True
+        self.nudge()
+        if self.task is not None:
+            await asyncio.wait([self.task], timeout=STOP_SECONDS)
+        await super().stop()
+
+    def nudge(self) -> None:
+        """Do the next round now."""
+        self._nudged.set()
 
     async def run(self) -> None:
         """Round after round."""
         backoff = Backoff(longest=self.interval)
         in_trouble = False
-        while True:
+        while not self._stopping:
+            self._nudged.clear()
             try:
                 await self.round()
             except TROUBLE as error:
                 if not in_trouble:
                     log.warning("%s: Redis does not answer as it should (%s), trying again", self.name, describe(error))
                 in_trouble = True
-                await asyncio.sleep(backoff.delay())
+                await self._pause(backoff.delay())
                 continue
             if in_trouble:
                 log.info("%s: Redis answers again", self.name)
                 in_trouble = False
                 backoff.reset()
-            await asyncio.sleep(self.interval)
+            await self._pause(self.interval)
+
+    async def _pause(self, seconds: float) -> None:
+        if not self._stopping:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), seconds)
 
     async def round(self) -> None:
         """What is done in one round."""

@@ -18,7 +18,7 @@ from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
 from runqy_agent.outcome import Failure, Outcome, Unstarted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
@@ -65,6 +65,7 @@ class Processor(Loop):
         held: the tasks this worker holds, from the moment they are taken until their outcome is written.
         counts: ``succeeded``, ``failed``, ``lost`` and other outcomes since the start.
         exchanges: round trips made.
+        on_health_change: called when a runner's health has changed.
     """
 
     name: ClassVar[str] = "processor"
@@ -86,6 +87,7 @@ class Processor(Loop):
         self._exchanging = False
         self.counts: Counter[str] = Counter()
         self.exchanges = 0
+        self.on_health_change: Callable[[], None] | None = None
         for route in routes:
             route.runner.attach(self)
 
@@ -104,6 +106,12 @@ class Processor(Loop):
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
+
+    def health_changed(self) -> None:
+        """A runner is ready now, or is not any more."""
+        self._wake.set()
+        if self.on_health_change is not None:
+            self.on_health_change()
 
     def claimed(self, queue: str, task_id: bytes) -> None:
         """A listener has moved an id into active; the next exchange claims it."""
@@ -210,8 +218,14 @@ class Processor(Loop):
                 self._exchanging = False
             backoff.reset()
             self.exchanges += 1
+            # All slots that became free first: a task of one queue may take the slot of another's.
             for request, answer in zip(requests, answers, strict=True):
-                self._apply(request, answer)
+                self._release(request, answer)
+            ready: dict[Runner, list[TakenTask]] = {}
+            for request, answer in zip(requests, answers, strict=True):
+                self._receive(request, answer, ready)
+            for runner, tasks in ready.items():
+                runner.run(tasks)
             self._check_empty()
 
     def _plan(self) -> list[Exchange]:
@@ -240,7 +254,7 @@ class Processor(Loop):
         route.settled = request.finished + route.settled
         route.claims = request.claims + route.claims
 
-    def _apply(self, request: Exchange, answer: Exchanged) -> None:
+    def _release(self, request: Exchange, answer: Exchanged) -> None:
         route = self._routes[request.queue]
         if answer.error is not None:
             log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, answer.error, REFUSED_DELAY)
@@ -257,13 +271,16 @@ class Processor(Loop):
                     settled.task.id,
                     settled.step,
                 )
+
+    def _receive(self, request: Exchange, answer: Exchanged, ready: dict[Runner, list[TakenTask]]) -> None:
+        route = self._routes[request.queue]
         for task_id in answer.dropped:
             log.warning("queue %s: dropped the id %r, for which there is no task", route.queue, task_id)
         if answer.taken:
-            self._begin(route, answer.taken)
+            ready.setdefault(route.runner, []).extend(self._admit(route, answer.taken))
         if answer.paused:
             self._leave_alone(route, PAUSE_POLL)
-        elif len(answer.taken) + len(answer.dropped) < request.take and route.listener is not None:
+        elif answer.error is None and len(answer.taken) + len(answer.dropped) < request.take and route.listener is not None:
             route.listener.arm()
         if request.take or answer.dropped:
             self._wake.set()  # slots that this queue could not fill may be filled by another
@@ -272,7 +289,8 @@ class Processor(Loop):
         route.not_before = self._clock.monotonic() + seconds
         asyncio.get_running_loop().call_later(seconds + 0.01, self._wake.set)
 
-    def _begin(self, route: Route, tasks: list[TakenTask]) -> None:
+    def _admit(self, route: Route, tasks: list[TakenTask]) -> list[TakenTask]:
+        """Hold tasks that were taken, and sort out those that are not to be run. Returns the others."""
         ready = []
         for task in tasks:
             self._held[task] = route
@@ -283,16 +301,12 @@ class Processor(Loop):
                 self._wake.set()
             else:
                 ready.append(task)
-        excess = len(self._held) - self._concurrency
-        if self._draining:
-            excess = len(ready)
-        for task in reversed(ready[len(ready) - max(excess, 0) :]):
+        room = 0 if self._draining else len(ready) - max(0, len(self._held) - self._concurrency)
+        while len(ready) > max(0, room):
             # An id arrived on one queue while a task from another took the last slot.
-            ready.remove(task)
-            self.finished(task, Unstarted())
+            self.finished(ready.pop(), Unstarted())
             self._wake.set()
-        if ready:
-            route.runner.run(ready)
+        return ready
 
     def _refusal(self, route: Route, task: TakenTask) -> Outcome | None:
         if task.malformed:

@@ -106,7 +106,7 @@ class OneShot:
             await asyncio.shield(self._spares[0])
         self.ready = True
         self.health.state = "ready"
-        self._sink.wake()
+        self._sink.health_changed()
 
     async def watch(self) -> None:
         """Nothing has to be kept going between tasks."""

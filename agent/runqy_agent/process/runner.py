@@ -19,7 +19,10 @@ class Sink(Protocol):
         """The run of a task has ended."""
 
     def wake(self) -> None:
-        """Something has changed that the processor should look at: outcomes, or a runner's readiness."""
+        """There are outcomes to write."""
+
+    def health_changed(self) -> None:
+        """A runner's readiness or health is another now."""
 
 
 @dataclass

@@ -198,7 +198,7 @@ class Supervisor:
         self.ready = state == "ready"
         self.health.state = state
         self.health.reason = reason
-        self._wake()
+        self._sink.health_changed()
 
     def _wake(self) -> None:
         self._sink.wake()

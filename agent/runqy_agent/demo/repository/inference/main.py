@@ -5,7 +5,7 @@ import time
 
 from runqy_python import RetryableError, load, run, task
 
-KIND = {"good", "great", "lovely", "wonderful", "delicious", "friendly", "again"}
+KIND = {"good", "great", "lovely", "wonderful", "delicious", "friendly"}
 UNKIND = {"bad", "cold", "slow", "rude", "noisy", "awful", "never"}
 
 
