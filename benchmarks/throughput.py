@@ -43,9 +43,9 @@ NO_OP = {
     ),
     "plain": (
         "import json, sys\n"
-        "print('{\"status\": \"ready\"}', flush=True)\n"
+        'print(\'{"status": "ready"}\', flush=True)\n'
         "for line in sys.stdin:\n"
-        "    print('{\"task_id\": \"%s\", \"result\": null}' % json.loads(line)['task_id'], flush=True)\n"
+        '    print(\'{"task_id": "%s", "result": null}\' % json.loads(line)[\'task_id\'], flush=True)\n'
     ),
 }
 
@@ -170,11 +170,9 @@ def main() -> None:
                 runs = [bench.run(options.tasks, level) for _ in range(options.runs)]
                 rates = [run.rate for run in runs]
                 median = Measurement(*(statistics.median(column) for column in zip(*runs, strict=True)))
-                print(
-                    f"{level:11d}   {median.rate:7.0f} ({min(rates):6.0f} to {max(rates):6.0f})    "
-                    f"{median.round_trips:16.3f}   {median.worker_cpu:19.1f}  {median.process_cpu:7.1f}  {median.redis_cpu:5.1f}",
-                    flush=True,
-                )
+                speed = f"{median.rate:7.0f} ({min(rates):6.0f} to {max(rates):6.0f})"
+                cpu = f"{median.worker_cpu:19.1f}  {median.process_cpu:7.1f}  {median.redis_cpu:5.1f}"
+                print(f"{level:11d}   {speed}    {median.round_trips:16.3f}   {cpu}", flush=True)
         finally:
             bench.close()
 

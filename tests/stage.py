@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import TaskClient
@@ -17,6 +18,7 @@ from runqy_agent.demo.repositories import GitRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     import redis
 
@@ -138,6 +140,8 @@ class Agent:
     def close(self) -> None:
         """End it, whatever it does."""
         if self.process.poll() is None:
+            for process in psutil.Process(self.pid).children(recursive=True):
+                process.kill()
             self.process.kill()
             self.process.wait()
         self._log.close()
@@ -203,9 +207,12 @@ class Stage:
 
     def until_state(self, queue: str, task_id: str, *states: str) -> str:
         """Wait until a task is in one of these states."""
-        found: str = until(
-            lambda: (state := self.state(queue, task_id)) in states and state, f"task {task_id} is {' or '.join(states)}"
-        )
+
+        def reached() -> str:
+            state = self.state(queue, task_id)
+            return state if state in states else ""
+
+        found: str = until(reached, f"task {task_id} is {' or '.join(states)}")
         return found
 
     def ids(self, queue: str, part: str) -> list[str]:

@@ -42,22 +42,23 @@ def restore(client: redis.Redis, state: dict[str, Any]) -> None:
 def dump(client: redis.Redis) -> dict[str, Any]:
     """Every key, in the form of the recordings, with expiries as a tuple of absolute and relative seconds."""
     state: dict[str, Any] = {}
-    for raw in sorted(client.keys("*")):  # type: ignore[arg-type]  # redis-py's stubs serve both of its clients
+    redis: Any = client  # redis-py's types serve both of its clients, so they say little
+    for raw in sorted(redis.keys("*")):
         key = raw.decode()
-        kind = client.type(key).decode()  # type: ignore[union-attr]
+        kind = redis.type(key).decode()
         entry: dict[str, Any] = {"type": kind}
         if kind == "list":
-            entry["value"] = [item.decode() for item in client.lrange(key, 0, -1)]  # type: ignore[union-attr]
+            entry["value"] = [item.decode() for item in redis.lrange(key, 0, -1)]
         elif kind == "set":
-            entry["value"] = sorted(item.decode() for item in client.smembers(key))  # type: ignore[union-attr]
+            entry["value"] = sorted(item.decode() for item in redis.smembers(key))
         elif kind == "zset":
-            entry["value"] = [[member.decode(), score] for member, score in client.zrange(key, 0, -1, withscores=True)]  # type: ignore[union-attr]
+            entry["value"] = [[member.decode(), score] for member, score in redis.zrange(key, 0, -1, withscores=True)]
         elif kind == "hash":
-            fields = client.hgetall(key).items()  # type: ignore[union-attr]
+            fields = redis.hgetall(key).items()
             entry["value_b64"] = {field.decode(): base64.b64encode(data).decode() for field, data in fields}
         else:
-            entry["value_b64"] = base64.b64encode(client.get(key)).decode()  # type: ignore[arg-type]
-        ttl = client.ttl(key)
+            entry["value_b64"] = base64.b64encode(redis.get(key)).decode()
+        ttl = redis.ttl(key)
         if ttl != -1:
             entry["ttl"] = ttl
         state[key] = entry

@@ -20,7 +20,16 @@ from runqy_agent.errors import (
     RegistrationError,
     RunqyAgentError,
 )
-from runqy_agent.handlers import Handler, Middleware, ResultWriter, RevokeTask, ServeMux, SkipRetry, Task
+from runqy_agent.handlers import (
+    Handler,
+    Middleware,
+    NoHandlerError,
+    ResultWriter,
+    RevokeTask,
+    ServeMux,
+    SkipRetry,
+    Task,
+)
 from runqy_agent.retry_delays import exponential_retry_delay, fixed_retry_delay, linear_retry_delay
 from runqy_agent.worker import Worker
 
@@ -32,6 +41,7 @@ __all__ = [
     "ExitCode",
     "Handler",
     "Middleware",
+    "NoHandlerError",
     "ProcessNotReadyError",
     "RegistrationError",
     "ResultWriter",

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runqy_agent.broker.settle import Policy
 from runqy_agent.deployment import Deployer, Source
+from runqy_agent.loops.deadlines import Deadlines
+from runqy_agent.loops.forwarder import Forwarder
+from runqy_agent.loops.janitor import Janitor
+from runqy_agent.loops.leases import Leases
+from runqy_agent.loops.processor import Processor
+from runqy_agent.loops.recoverer import Recoverer
+from runqy_agent.loops.route import Route
+from runqy_agent.loops.selection import StrictPriority, WeightedShares
 from runqy_agent.process.child import Command, split_command
 from runqy_agent.process.environment import process_environment, refused_names
 from runqy_agent.process.one_shot import OneShot
@@ -15,13 +24,16 @@ from runqy_agent.process.recovery import Recovery
 from runqy_agent.process.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
+    from runqy_agent.broker.broker import Broker
     from runqy_agent.clock import Clock
     from runqy_agent.config import Config
     from runqy_agent.deployment import Release
+    from runqy_agent.loops.listener import Listener
+    from runqy_agent.loops.loop import Loop
     from runqy_agent.process.runner import Runner
-    from runqy_agent.registration import Registration
+    from runqy_agent.registration import Registration, ServedQueue
     from runqy_agent.retry_delays import RetryDelay
 
 log = logging.getLogger(__name__)
@@ -29,15 +41,73 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def policy(config: Config, retry_delay: RetryDelay, *, store_results: bool) -> Policy:
-    """The rules for the tasks of one parent queue."""
-    return Policy(
-        max_retry=config.retry.max_retry,
-        ttl_completed=int(config.worker.ttl_completed),
-        ttl_archived=int(config.worker.ttl_archived),
-        store_results=store_results,
-        retry_delay=retry_delay,
+@dataclass(frozen=True)
+class Parent:
+    """A parent queue: who runs the tasks of its sub-queues, and whether their results are stored."""
+
+    runner: Runner
+    store_results: bool = True
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops of a worker that need its routes.
+
+    Attributes:
+        processor: the hot path.
+        leases: must go on until the last task is written.
+        background: the others, stopped once running tasks have ended.
+    """
+
+    processor: Processor
+    leases: Leases
+    background: tuple[Loop, ...]
+
+
+def make_routes(
+    config: Config,
+    served: Sequence[tuple[ServedQueue, Listener]],
+    parents: Mapping[str, Parent],
+    retry_delay: RetryDelay,
+) -> list[Route]:
+    """One route for each sub-queue.
+
+    Args:
+        config: the settings.
+        served: the sub-queues, each with its listener.
+        parents: by name.
+        retry_delay: the rule for the delay of retries.
+    """
+    settings = config.worker
+    routes = []
+    for queue, listener in served:
+        parent = parents[queue.parent]
+        policy = Policy(
+            max_retry=config.retry.max_retry,
+            ttl_completed=int(settings.ttl_completed),
+            ttl_archived=int(settings.ttl_archived),
+            store_results=parent.store_results,
+            retry_delay=retry_delay,
+        )
+        route = Route(queue.name, queue.priority, parent.runner, policy, listener=listener)
+        route.active_timeout, route.pending_timeout = settings.active_timeout, settings.pending_timeout
+        routes.append(route)
+    return routes
+
+
+def make_loops(config: Config, broker: Broker, clock: Clock, routes: Sequence[Route]) -> Loops:
+    """The loops that serve these routes."""
+    names = [route.queue for route in routes]
+    priorities = [(route.queue, route.priority) for route in routes]
+    selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
+    processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
+    background = (
+        Deadlines(clock, processor),
+        Forwarder(broker, names),
+        Recoverer(broker, clock, {route.queue: route.policy for route in routes}),
+        Janitor(broker, names, int(config.worker.ttl_archived)),
     )
+    return Loops(processor, Leases(broker, clock, processor), background)
 
 
 async def deploy(config: Config, registrations: Sequence[Registration]) -> dict[str, Release]:

@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_sources(command, config_default=argparse.SUPPRESS, settings="more_settings")
     commands.add_parser("version", help="print the version and exit", allow_abbrev=False)
     demo = commands.add_parser("demo", help="see it at work, without a server or Redis", allow_abbrev=False)
-    demo.add_argument("--keep", action="store_true", help="keep the demo's directory afterwards")
+    demo.add_argument(
+        "--keep", action="store_true", help="leave it all running until Ctrl-C, and say how to talk to it"
+    )
     return parser
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runqy_agent.handlers import RevokeTask, ServeMux, SkipRetry, Task
+from runqy_agent.handlers import NoHandlerError, RevokeTask, ServeMux, SkipRetry, Task
 from runqy_agent.outcome import Failure, Outcome, Revoked, Success
 from runqy_agent.process.runner import RunnerHealth, Sink
 
@@ -58,22 +58,21 @@ class HandlerRunner:
             if taken not in self._running:
                 raise  # abandoned, or stopped
             outcome = Failure("the handler was cancelled from within")
-        self._running.pop(taken, None)
-        self._sink.finished(taken, outcome)
-        self._sink.wake()
+        if self._running.pop(taken, None) is not None:  # not abandoned in the meantime
+            self._sink.finished(taken, outcome)
+            self._sink.wake()
 
     async def _outcome(self, task: Task) -> Outcome:
-        handler = self._mux.find(task.type)
-        if handler is None:
-            return Failure(f"no handler for task type {task.type!r}")
         try:
-            returned = await handler(task)
+            returned = await self._mux(task)
             return Success(task.result_writer.data if task.result_writer.data is not None else _encode(returned))
         except RevokeTask:
             return Revoked()
+        except NoHandlerError as error:
+            return Failure(str(error))
         except SkipRetry as error:
             return Failure(str(error) or "the handler asked not to retry", retry=False)
-        except Exception:  # noqa: BLE001  # whatever a handler raises is the failure of its task
+        except (Exception, SystemExit):  # noqa: BLE001  # whatever a handler raises is its task's failure
             return Failure(traceback.format_exc())
 
     def abandon(self, task: TakenTask) -> None:

@@ -23,6 +23,10 @@ class RevokeTask(Exception):  # noqa: N818  # asynq's name for it
     """Raise it from a handler to give the task up: it is neither tried again nor archived."""
 
 
+class NoHandlerError(LookupError):
+    """There is no handler for the type of a task."""
+
+
 class ResultWriter:
     """Where a handler may put the task's result. What was written last counts, and it wins over a returned value."""
 
@@ -93,6 +97,9 @@ class ServeMux:
 
     A pattern matches the types that begin with it, and the longest matching pattern wins: ``email:`` serves
     ``email:send`` unless ``email:send`` has a handler of its own. (asynq's ServeMux does the same.)
+
+    It is itself a handler, so one may serve a part of the types of another, with middleware of its own:
+    ``worker.handle("email:", mux)``.
     """
 
     def __init__(self) -> None:
@@ -103,6 +110,17 @@ class ServeMux:
     def __bool__(self) -> bool:
         """Whether it has any handler."""
         return bool(self._handlers) or self._default is not None
+
+    async def __call__(self, task: Task) -> Any:
+        """Serve a task.
+
+        Raises:
+            NoHandlerError: no pattern matches its type, and there is no default.
+        """
+        handler = self.find(task.type)
+        if handler is None:
+            raise NoHandlerError(f"no handler for task type {task.type!r}")
+        return await handler(task)
 
     def handle(self, pattern: str, handler: Callable[[Task], Any]) -> None:
         """Serve the types that begin with a pattern.

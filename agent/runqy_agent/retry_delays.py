@@ -14,7 +14,7 @@ RetryDelay = Callable[[int, str, "TakenTask"], float]
 
 
 def exponential_retry_delay(retried: int, error: str, task: TakenTask) -> float:  # noqa: ARG001
-    """asynq's default: n⁴ + 15 + random(0..29)·(n + 1) seconds.
+    """Asynq's default: n⁴ + 15 + random(0..29)·(n + 1) seconds.
 
     Args:
         retried: n, the retries used so far.

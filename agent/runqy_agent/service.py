@@ -42,7 +42,7 @@ def run_service(config: Config) -> int:
 def _use_uvloop() -> None:
     """Run on uvloop where it is installed; it is optional."""
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415  # an optional dependency
     except ImportError:
         return
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -50,29 +50,19 @@ def _use_uvloop() -> None:
 
 async def _serve(config: Config, redactor: Redactor) -> None:
     worker = Worker(config, redactor=redactor)
-    bootstrap = asyncio.create_task(worker.bootstrap(), name="bootstrap")
     stopped = False
 
     def stop(signum: signal.Signals) -> None:
         nonlocal stopped
         log.info("%s: %s", signum.name, "stopping at once" if stopped else "stopping")
         stopped = True
-        if not bootstrap.done():
-            bootstrap.cancel()
         worker.stop()
 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop, signum)
-    loop.add_signal_handler(signal.SIGTSTP, lambda: worker.pause())
+    loop.add_signal_handler(signal.SIGTSTP, worker.pause)
     loop.add_signal_handler(signal.SIGCONT, lambda: worker.pause(paused=False))
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: redeploying is not part of this version"))
-    try:
-        await bootstrap
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        log.info("stopped before the start was complete")
-        return
-    await worker.run()
+    await worker.serve()
     log.info("stopped")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
@@ -14,32 +13,26 @@ from typing import TYPE_CHECKING, Any
 from runqy_agent import assembly
 from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.channel import Channel
-from runqy_agent.broker.connection import check_server, describe, open_client, resolve
+from runqy_agent.broker.connection import Clients, check_server, describe, resolve
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
 from runqy_agent.handlers import ServeMux
-from runqy_agent.loops.deadlines import Deadlines
-from runqy_agent.loops.forwarder import Forwarder
 from runqy_agent.loops.heartbeat import Heartbeat
-from runqy_agent.loops.janitor import Janitor
-from runqy_agent.loops.leases import Leases
 from runqy_agent.loops.listener import BLOCK_SECONDS, Listener
-from runqy_agent.loops.loop import TROUBLE, Loop
-from runqy_agent.loops.processor import Processor, Route
-from runqy_agent.loops.recoverer import Recoverer
-from runqy_agent.loops.selection import StrictPriority, WeightedShares
+from runqy_agent.loops.loop import TROUBLE
 from runqy_agent.registration import ServedQueue, register, route
 from runqy_agent.reporting.metrics import HostMetrics
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
+from runqy_agent.signals import stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from runqy_agent.broker.connection import Client, RedisAddress
     from runqy_agent.config import Config
     from runqy_agent.handlers import Middleware, Task
+    from runqy_agent.loops.processor import Processor
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration, ServerRedis
     from runqy_agent.reporting.logs import Redactor
@@ -81,12 +74,12 @@ class Worker:
         self._queues = dict(queues or {})
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._runners: dict[str, Runner] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._parents: dict[str, assembly.Parent] = {}
         self._served: list[ServedQueue] = []
-        self._background: list[Loop] = []
         self._listeners: list[Listener] = []
-        self._clients: list[Client] = []
-        self._extra: dict[str, str] = {}
+        self._clients = Clients()
+        self._loops: assembly.Loops
         self.identity = Identity(socket.gethostname() or "unknown", os.getpid(), uuid.uuid4().hex, self._clock.now())
         self._broker: Broker
         self._processor: Processor | None = None
@@ -117,11 +110,16 @@ class Worker:
             RunqyAgentError: of the kind that tells which step failed; nothing is left behind.
         """
         try:
+            self._loop = asyncio.get_running_loop()
             registrations = await self._register()
             await self._connect(registrations[0].redis if registrations else None)
             await self._make_runners(registrations)
-            self._make_loops(registrations)
-            await assembly.start_all(list(self._runners.values()))
+            served = list(zip(self._served, self._listeners, strict=True))
+            routes = assembly.make_routes(self.config, served, self._parents, self.retry_delay)
+            self._loops = assembly.make_loops(self.config, self._broker, self._clock, routes)
+            self._processor = self._loops.processor
+            self._processor.on_health_change = self._heartbeat.nudge
+            await assembly.start_all(self._runners())
         except BaseException:
             await self._leave()
             raise
@@ -143,81 +141,52 @@ class Worker:
         self._served = routing.queues
         if self._redactor:
             for registration in registrations:
-                secrets = [*registration.vaults.values(), registration.redis.password.reveal()]
-                secrets += [registration.git_token.reveal()] if registration.git_token else []
-                self._redactor.add(secrets)
+                self._redactor.add(registration.secrets())
         return registrations
 
     async def _connect(self, server: ServerRedis | None) -> None:
         address = resolve(server, self.config.redis)
-        client = self._open(address)
+        client = self._clients.open(address)
         await check_server(client, address)
-        self._broker = Broker(client, self._clock, channel=Channel(self._open(address)))
+        self._broker = Broker(client, self._clock, channel=Channel(self._clients.open(address)))
+        with suppress(*TROUBLE):  # they are loaded when they are missed, too
+            await self._broker.load_scripts()
         self._presence = Presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
         self._heartbeat.start()
         self._listeners = [
             Listener(
-                self._open(address, reply_timeout=2 * BLOCK_SECONDS, single=True),
+                self._clients.open(address, reply_timeout=2 * BLOCK_SECONDS, single=True),
                 served.name,
                 lambda queue, task_id: self._processor.claimed(queue, task_id) if self._processor else None,
             )
             for served in self._served
         ]
-        log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, self._queue_names(), address)
-
-    def _open(self, address: RedisAddress, **options: Any) -> Client:
-        client = open_client(address, name="runqy-agent", **options)
-        self._clients.append(client)
-        return client
+        names = ", ".join(f"{served.name} ({served.priority})" for served in self._served)
+        log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, names, address)
 
     async def _make_runners(self, registrations: Sequence[Registration]) -> None:
+        stored = {each.queue.name: each.deployment.redis_storage for each in registrations}
         if self._mux:
             shared = HandlerRunner("handlers", self._mux)
-            self._runners = {served.parent: shared for served in self._served}
+            names = (served.parent for served in self._served)
+            self._parents = {name: assembly.Parent(shared, stored.get(name, True)) for name in names}
             return
         releases = await assembly.deploy(self.config, registrations)
         for registration in registrations:
             name = registration.queue.name
-            self._runners[name] = assembly.make_runner(self.config, self._clock, registration, releases[name])
+            runner = assembly.make_runner(self.config, self._clock, registration, releases[name])
+            self._parents[name] = assembly.Parent(runner, stored[name])
 
-    def _make_loops(self, registrations: Sequence[Registration]) -> None:
-        config, broker, clock = self.config, self._broker, self._clock
-        stored = {registration.queue.name: registration.deployment.redis_storage for registration in registrations}
-        policies = {
-            served.name: assembly.policy(config, self.retry_delay, store_results=stored.get(served.parent, True))
-            for served in self._served
-        }
-        routes = [
-            Route(
-                served.name,
-                served.priority,
-                self._runners[served.parent],
-                policies[served.name],
-                active_timeout=config.worker.active_timeout,
-                pending_timeout=config.worker.pending_timeout,
-                listener=listener,
-            )
-            for served, listener in zip(self._served, self._listeners, strict=True)
-        ]
-        priorities = [(served.name, served.priority) for served in self._served]
-        selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
-        processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
-        names = list(policies)
-        processor.on_health_change = self._heartbeat.nudge
-        self._processor = processor
-        self._background = [
-            Deadlines(clock, processor),
-            Forwarder(broker, names),
-            Recoverer(broker, clock, policies),
-            Janitor(broker, names, int(config.worker.ttl_archived)),
-        ]
-        self._leases = Leases(broker, clock, processor)
+    def _runners(self) -> list[Runner]:
+        return list(dict.fromkeys(parent.runner for parent in self._parents.values()))
 
     # Run.
 
     async def run(self) -> None:
         """Serve tasks until ``stop`` is called, then drain and leave.
+
+        Cancelling it ends the worker too, without waiting for running tasks: they go back into their queues.
 
         Raises:
             LoopDiedError: a part of the worker ended that should not have; it has drained and left all the same.
@@ -225,27 +194,31 @@ class Worker:
         processor = self._processor
         if processor is None:
             raise RunqyAgentError("bootstrap the worker before running it")
-        runners = list(dict.fromkeys(self._runners.values()))
+        runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
-        watched += [loop.start() for loop in (*self._background, *self._listeners, self._leases, processor)]
-        if self._heartbeat.task:
-            watched.append(self._heartbeat.task)
+        watched += [loop.start() for loop in (*self._loops.background, *self._listeners, self._loops.leases, processor)]
+        watched += [self._heartbeat.task] if self._heartbeat.task else []
         self.status = "running"
         self._heartbeat.nudge()
-        log.info("running: concurrency %d, queues %s", self.config.worker.concurrency, self._queue_names())
+        log.info("running: concurrency %d", self.config.worker.concurrency)
         stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
-        await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
-        dead = [task for task in watched if task.done()]
-        for task in dead:
-            log.critical("%s has ended, stopping the worker", task.get_name(), exc_info=_exception(task))
-        stop.cancel()
-        await self._drain(processor, processor_alive=processor.task not in dead)
-        for task in watched[: len(runners)]:
-            task.cancel()
-        await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
-        await processor.stop()
-        await self._leases.stop()
-        await self._leave()
+        try:
+            await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._hurry.set()
+            raise
+        finally:
+            dead = [task for task in watched if task.done()]
+            for task in dead:
+                log.critical("%s has ended, stopping the worker", task.get_name(), exc_info=_exception(task))
+            stop.cancel()
+            await self._drain(processor, processor_alive=processor.task not in dead)
+            for task in watched[: len(runners)]:
+                task.cancel()
+            await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
+            await processor.stop()
+            await self._loops.leases.stop()
+            await self._leave()
         if dead:
             raise LoopDiedError(f"{dead[0].get_name()} has ended: {_exception(dead[0])!r}")
 
@@ -262,7 +235,7 @@ class Worker:
             if not drain.done():
                 drain.cancel()
                 await processor.put_back()
-        await asyncio.gather(*(loop.stop() for loop in self._background))
+        await asyncio.gather(*(loop.stop() for loop in self._loops.background))
 
     async def _leave(self) -> None:
         """Stop beating, remove this worker from Redis, close all connections."""
@@ -273,57 +246,74 @@ class Worker:
             except TROUBLE as error:
                 log.warning("this worker's records in Redis are left to expire: %s", describe(error))
             self._presence = None
-        for client in self._clients:
-            with suppress(*TROUBLE):
-                await client.aclose()
-        self._clients.clear()
+        await self._clients.close()
+        self._loop = None
         self.status = "stopped"
 
     # Told from outside.
 
     def stop(self) -> None:
-        """Drain and end. A second call does not wait for running tasks any more."""
+        """Drain and end. A second call does not wait for running tasks any more. Any thread may call it."""
+        if self._loop is None:
+            self._stop()
+        else:
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         if self._stop_requested.is_set():
             self._hurry.set()
         self._stop_requested.set()
 
     def pause(self, *, paused: bool = True) -> None:
         """Take no more tasks but stay up, or take them again."""
-        if self._processor is not None and self.status in {"running", "draining"}:
+        if self._processor is not None and self.status != "bootstrapping" and not self._stop_requested.is_set():
             self._processor.hold(draining=paused)
             self.status = "draining" if paused else "running"
             self._heartbeat.nudge()
 
     async def serve(self) -> None:
-        """``bootstrap`` and ``run`` in one."""
-        await self.bootstrap()
+        """``bootstrap`` and ``run`` in one; ``stop`` ends it also before the start is complete.
+
+        Raises:
+            RunqyAgentError: as ``bootstrap`` and ``run`` do.
+        """
+        bootstrap = asyncio.create_task(self.bootstrap(), name="bootstrap")
+        stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
+        try:
+            await asyncio.wait([bootstrap, stop], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            bootstrap.cancel()  # changes nothing if it is done
+            await asyncio.wait([bootstrap])
+        if bootstrap.cancelled():
+            log.info("stopped before the start was complete")
+            return
+        bootstrap.result()
         await self.run()
+
+    def run_blocking(self) -> None:
+        """``serve`` for a program without an event loop; returns when the worker has ended.
+
+        Called in the main thread, it makes SIGTERM and SIGINT call ``stop`` as long as it runs.
+
+        Raises:
+            RunqyAgentError: as ``serve`` does.
+        """
+        with stop_signals(self.stop):
+            asyncio.run(self.serve())
 
     # Reports.
 
     async def _state(self) -> WorkerState:
-        processor = self._processor
-        health = {runner.name: runner.health for runner in self._runners.values()}
-        recovery = {
-            name: {
-                "state": state.state,
-                "consecutive_fails": state.consecutive_fails,
-                "total_restarts": state.total_restarts,
-            }
-            for name, state in health.items()
-        }
         return WorkerState(
             status=self.status,
             concurrency=self.config.worker.concurrency,
             queues={served.name: served.priority for served in self._served},
             strict_priority=self.config.worker.strict_priority,
-            healthy=bool(health) and all(state.state == "ready" for state in health.values()),
-            fields={"metrics": await self._metrics.read(), "recovery": json.dumps(recovery), **self._extra},
-            running=processor.running if processor else (),
+            health={runner.name: runner.health for runner in self._runners()},
+            metrics=await self._metrics.read(),
+            running=self._processor.running if self._processor else (),
         )
-
-    def _queue_names(self) -> str:
-        return ", ".join(f"{served.name} ({served.priority})" for served in self._served)
 
 
 def _exception(task: asyncio.Task[Any]) -> BaseException | None:

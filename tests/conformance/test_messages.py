@@ -6,10 +6,10 @@ import base64
 from typing import Any
 
 import pytest
-from vectors_kit import load
 
 from runqy_agent.broker.asynq_pb2 import TaskMessage
 from runqy_agent.broker.message import decode
+from vectors_kit import load
 
 MESSAGES: list[dict[str, Any]] = load("asynq_messages.json")
 

@@ -8,15 +8,16 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vectors_kit import differences, dump, load, restore
 
 from runqy_agent.broker.broker import Broker, Exchange
 from runqy_agent.broker.connection import RedisAddress, open_client
 from runqy_agent.broker.message import TakenTask, decode
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.broker.settle import Policy
-from runqy_agent.clock import SetClock
+from runqy_agent.clock import Clock, SetClock
+from runqy_agent.demo.client import TaskClient
 from runqy_agent.outcome import Failure, Outcome, Success, Unstarted
+from vectors_kit import differences, dump, load, restore
 
 if TYPE_CHECKING:
     import redis
@@ -27,15 +28,15 @@ CASES: list[dict[str, Any]] = load("asynq_transitions.json")
 CLIENT_OPERATIONS = {"enqueue", "enqueue_unique", "schedule"}
 
 
-
 def unchanged(case: dict[str, Any]) -> dict[str, Any]:
     """Nothing is changed for a task that is not held, where asynq leaves a half-done step behind."""
-    return dict(case["before"])
+    before: dict[str, Any] = case["before"]
+    return before
 
 
 def with_pending_since(case: dict[str, Any]) -> dict[str, Any]:
     """A requeued task says since when it is pending, so that its pending timeout can be told; asynq leaves that out."""
-    after = copy.deepcopy(case["after"])
+    after: dict[str, Any] = copy.deepcopy(case["after"])
     key = f"asynq:{{{case['args']['queue']}}}:t:{case['args']['id']}"
     after[key]["value_b64"]["pending_since"] = base64.b64encode(str(case["now_ns"]).encode()).decode()
     return after
@@ -141,7 +142,9 @@ class Replay:
             task = TakenTask(worker["task_id"], worker["queue"], message, 0, 0, worker["started"])
             task.deadline = worker["deadline"]
             running.append(task)
-        state = WorkerState("running", self.args["concurrency"], self.args["queues"], False, True, running=running)  # noqa: FBT003
+        state = WorkerState(
+            "running", self.args["concurrency"], self.args["queues"], strict_priority=False, running=running
+        )
         await self.presence().beat(state)
 
     async def do_clear_server_state(self) -> None:
@@ -197,3 +200,28 @@ def test_clearing_the_server_state_leaves_nothing(redis_server: RedisServer, red
     replayed(written, redis_server, redis_client)
     asyncio.run(Replay(cleared, RedisAddress("127.0.0.1", redis_server.port), redis_client).run())
     assert dump(redis_client) == {}
+
+
+def test_what_an_exchange_took_is_found_again_when_its_reply_was_lost(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    tasks = TaskClient(redis_client)
+    ours = [tasks.enqueue("q", b"%d" % number) for number in range(3)]
+
+    async def run() -> list[TakenTask]:
+        client = open_client(RedisAddress("127.0.0.1", redis_server.port))
+        broker = Broker(client, Clock())
+        lease = broker.new_lease()
+        await broker.exchange([Exchange("q", take=3)], lease)  # suppose that this reply never arrived
+        tasks.enqueue("q", b"another worker's")
+        await broker.exchange([Exchange("q", take=1)], broker.new_lease())
+        found = await broker.reclaim("q", lease)
+        settled = [Policy().settle(task, Success(), Clock().now_ns()) for task in found]
+        (answer,) = await broker.exchange([Exchange("q", finished=settled)])
+        assert answer.held == [True, True, True]
+        await client.aclose()
+        return found
+
+    found = asyncio.run(run())
+    assert sorted(task.id for task in found) == sorted(ours)
+    assert all(task.payload.isdigit() for task in found)

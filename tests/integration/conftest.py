@@ -46,9 +46,7 @@ def deployments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stage(
-    tmp_path: Path, deployments: Path, redis_client: redis.Redis, redis_server: RedisServer
-) -> Iterator[Stage]:
+def stage(tmp_path: Path, deployments: Path, redis_client: redis.Redis, redis_server: RedisServer) -> Iterator[Stage]:
     stage = Stage(tmp_path, deployments, redis_client, redis_server.address)
     yield stage
     stage.close()

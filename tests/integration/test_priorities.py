@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 WEIGHTS = {"inference.high": 9, "inference.low": 3}
 
 
-def served(server: RedisServer, client: redis.Redis, concurrency: int, backlog: int, count: int, *, strict: bool) -> list[str]:
+def served(
+    server: RedisServer, client: redis.Redis, concurrency: int, backlog: int, count: int, *, strict: bool
+) -> list[str]:
     """The queues of the first ``count`` tasks that a worker serves from two full queues, in order."""
     tasks = TaskClient(client)
     for queue in WEIGHTS:

@@ -8,12 +8,13 @@ import pytest
 
 from runqy_agent.demo.redis_server import free_port
 from runqy_agent.errors import ExitCode
+from stage import until
 
 if TYPE_CHECKING:
     from stage import Stage
 
 NOT_READY = "import sys\nprint('bad weights', file=sys.stderr)\nsys.exit(4)\n"
-SAYS_ERROR = "print('{\"status\": \"error\", \"error\": \"no GPU\"}', flush=True)\ninput()\n"
+SAYS_ERROR = 'print(\'{"status": "error", "error": "no GPU"}\', flush=True)\ninput()\n'
 SILENT = "import time\ntime.sleep(600)\n"
 
 
@@ -64,8 +65,6 @@ def test_a_process_that_does_not_become_ready_ends_with_5_and_its_reason(
 def test_a_stop_during_the_start_is_clean(stage: Stage) -> None:
     stage.queue("inference", {"main.py": SILENT})
     agent = stage.agent()
-    from stage import until
-
     until(lambda: agent.record().get("status") == "bootstrapping", "the worker shows itself before the slow steps")
     assert agent.terminate() == 0
     assert_no_worker(stage)

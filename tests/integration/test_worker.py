@@ -40,7 +40,8 @@ def test_tasks_of_several_sub_queues_succeed_with_their_results(stage: Stage) ->
         assert stage.until_state(queue, task_id, "completed", "archived") == "completed"
         found = result(stage, queue, task_id)
         assert found["echo"] == {"n": number}
-        assert json.loads(stage.redis.get(f"asynq:result:{task_id}") or b"") == found  # type: ignore[arg-type]
+        by_id: Any = stage.redis.get(f"asynq:result:{task_id}")
+        assert json.loads(by_id) == found
         assert stage.number(queue, "processed") == 1
         assert stage.number(queue, "failed") == 0
 
@@ -48,7 +49,7 @@ def test_tasks_of_several_sub_queues_succeed_with_their_results(stage: Stage) ->
 def test_payloads_arrive_as_json_text_or_base64(stage: Stage) -> None:
     stage.queue("inference")
     stage.agent(concurrency=4)
-    sent = {
+    sent: dict[bytes, dict[str, Any]] = {
         b'{"b": 1.50, "a": [1,\n 2]}': {"echo": {"b": 1.5, "a": [1, 2]}},
         b"[1, 2, 3]": {"got": [1, 2, 3]},
         "plain text, füü".encode(): {"got": "plain text, füü"},
@@ -236,7 +237,8 @@ def test_the_record_for_the_runqy_server_says_what_the_worker_is(stage: Stage) -
 
 def test_no_secret_reaches_the_log_or_the_process(stage: Stage) -> None:
     secret = "vault-value-5678"
-    show = "import os, sys, json\nprint(json.dumps({'status': 'ready'}), flush=True)\n" + (
+    show = (
+        "import os, sys, json\nprint(json.dumps({'status': 'ready'}), flush=True)\n"
         "for line in sys.stdin:\n"
         "    task = json.loads(line)\n"
         "    print('the vault says', os.environ['MODEL_TOKEN'], file=sys.stderr, flush=True)\n"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from runqy_agent.broker import keys, scripts
-from runqy_agent.broker.message import TakenTask, decode
+from runqy_agent.broker.message import TakenTask, decode, stored_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +27,7 @@ ARCHIVE_SECONDS = 90 * 24 * 3600
 ARCHIVE_SIZE = 10_000
 FORWARD_BATCH = 100
 _FIELDS_TAKEN = 7
+_LEASE_BITS = 20
 
 
 @dataclass(slots=True)
@@ -103,21 +104,41 @@ class Broker:
         self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
         self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
 
-    async def exchange(self, requests: Sequence[Exchange]) -> list[Exchanged]:
+    async def load_scripts(self) -> None:
+        """Make all scripts known to Redis, so that the first tasks need not."""
+        async with self.client.pipeline(transaction=False) as pipeline:
+            for script in scripts.all_scripts():
+                pipeline.script_load(script.text)
+            await pipeline.execute()
+
+    def new_lease(self) -> float:
+        """The end of a lease that begins now (unix seconds), with a fraction of a second that makes it like no other.
+
+        By that fraction the tasks of an exchange can be found again when its reply was lost.
+        """
+        fraction = random.getrandbits(_LEASE_BITS) / (1 << _LEASE_BITS)
+        return int(self._clock.now()) + LEASE_SECONDS + fraction
+
+    async def exchange(self, requests: Sequence[Exchange], held_until: float | None = None) -> list[Exchanged]:
         """Finish and take tasks of several queues, in one round trip.
+
+        Args:
+            requests: at most one for each queue.
+            held_until: the end of the lease of what is taken, from ``new_lease``; by default a plain one.
 
         Returns:
             One answer for each request, in order. A refusal by Redis that concerns one queue is that answer's error.
         """
         now = self._clock.now()
-        held_until = int(now) + LEASE_SECONDS
+        if held_until is None:
+            held_until = int(now) + LEASE_SECONDS
         commands = [self._exchange_command(request, int(now), held_until) for request in requests]
         replies = await self._run_all("exchange", commands, self._channel)
         return [
             self._exchanged(request, reply, now, held_until) for request, reply in zip(requests, replies, strict=True)
         ]
 
-    def _exchange_command(self, request: Exchange, now: int, held_until: int) -> tuple[list[str], list[Any]]:
+    def _exchange_command(self, request: Exchange, now: int, held_until: float) -> tuple[list[str], list[Any]]:
         queue = keys.queue_keys(request.queue)
         args: list[Any] = [
             queue.task_prefix,
@@ -127,29 +148,38 @@ class Broker:
             now + STATS_SECONDS,
             now - ARCHIVE_SECONDS,
             ARCHIVE_SIZE,
-            held_until,
+            repr(held_until),
             request.take,
             len(request.claims),
             *request.claims,
         ]
         for settled in request.finished:
-            args += (settled.step, settled.task.id, settled.task.held_until)
+            args += (settled.step, settled.task.id, repr(settled.task.held_until))
             args += settled.values
         return queue.exchange(keys.utc_day(now)), args
 
-    def _exchanged(self, request: Exchange, reply: Any, now: float, held_until: int) -> Exchanged:
+    def _exchanged(self, request: Exchange, reply: Any, now: float, held_until: float) -> Exchanged:
         if isinstance(reply, ResponseError):
             return Exchanged(error=reply)
         statuses, taken, dropped, paused = reply
-        tasks = [
-            self._task(request.queue, taken[at : at + _FIELDS_TAKEN], now, held_until)
-            for at in range(0, len(taken), _FIELDS_TAKEN)
-        ]
+        tasks = self._tasks(request.queue, taken, now, held_until)
         return Exchanged(
             [status == 1 for status in statuses], tasks, [_text(task_id) for task_id in dropped], bool(paused)
         )
 
-    def _task(self, queue: str, fields: list[Any], now: float, held_until: int) -> TakenTask:
+    async def reclaim(self, queue: str, held_until: float) -> list[TakenTask]:
+        """Find the tasks of a queue that an exchange with this lease has taken, when its reply was lost."""
+        names = keys.queue_keys(queue)
+        taken = await self._run("reclaim", [names.lease], [repr(held_until), names.task_prefix])
+        return self._tasks(queue, taken, self._clock.now(), held_until)
+
+    def _tasks(self, queue: str, taken: list[Any], now: float, held_until: float) -> list[TakenTask]:
+        return [
+            self._task(queue, taken[at : at + _FIELDS_TAKEN], now, held_until)
+            for at in range(0, len(taken), _FIELDS_TAKEN)
+        ]
+
+    def _task(self, queue: str, fields: list[Any], now: float, held_until: float) -> TakenTask:
         raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = fields
         task_id = _text(raw_id)
         message, malformed = decode(raw, task_id, queue)
@@ -160,11 +190,11 @@ class Broker:
             held_until=held_until,
             lease_ends=held_until,
             taken_at=now,
-            pending_since=_seconds(pending_since) or 0,
-            ttl_completed=_seconds(ttl_completed),
-            ttl_archived=_seconds(ttl_archived),
-            pending_timeout=_seconds(pending_timeout),
-            active_timeout=_seconds(active_timeout),
+            pending_since=stored_seconds(pending_since) or 0,
+            ttl_completed=stored_seconds(ttl_completed),
+            ttl_archived=stored_seconds(ttl_archived),
+            pending_timeout=stored_seconds(pending_timeout),
+            active_timeout=stored_seconds(active_timeout),
             malformed=malformed,
         )
 
@@ -178,7 +208,7 @@ class Broker:
         held_until = int(self._clock.now()) + LEASE_SECONDS
         args: list[Any] = [held_until]
         for task in tasks:
-            args += (task.id, task.held_until)
+            args += (task.id, repr(task.held_until))
             # From now on Redis may already know the new end, whatever becomes of the reply.
             task.held_until = max(task.held_until, held_until)
         held = await self._run("extend", [keys.queue_keys(queue).lease], args)
@@ -213,7 +243,7 @@ class Broker:
         for at in range(0, len(found), 5):
             raw_id, lease, raw, state, ttl_archived = found[at : at + 5]
             fields = [raw_id, raw, None, None, ttl_archived, None, None]
-            task = self._task(queue, fields, now, math.ceil(float(lease)))
+            task = self._task(queue, fields, now, float(lease))
             tasks.append(ExpiredTask(task, claimed=state != b"pending"))
         return tasks
 
@@ -280,13 +310,3 @@ class Broker:
 
 def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
-
-
-def _seconds(value: bytes | None) -> int | None:
-    """A whole number stored in a task's hash; None where it is missing or is no number."""
-    if value is None:
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        return None

@@ -12,7 +12,7 @@ import hiredis
 from redis.exceptions import ResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio.connection import AbstractConnection
 
@@ -68,10 +68,9 @@ class Channel:
 
 
 def _pack(command: tuple[Any, ...]) -> bytes:
+    pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # its own types allow one argument only
     try:
-        return hiredis.pack_command(command)
+        return pack(command)
     except UnicodeEncodeError:
         # An id that is not UTF-8, kept as text with surrogate escapes.
-        return hiredis.pack_command(
-            tuple(arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in command)
-        )
+        return pack(tuple(arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in command))

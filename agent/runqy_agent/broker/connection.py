@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +123,26 @@ def open_client(
     )
 
 
+class Clients:
+    """The clients of one worker, closed together."""
+
+    def __init__(self) -> None:
+        self._open: list[Client] = []
+
+    def open(self, address: RedisAddress, **options: Any) -> Client:
+        """Make one more; see ``open_client``."""
+        client = open_client(address, name="runqy-agent", **options)
+        self._open.append(client)
+        return client
+
+    async def close(self) -> None:
+        """Close all. Trouble in doing so does not matter any more."""
+        for client in self._open:
+            with suppress(RedisError, OSError, asyncio.TimeoutError):
+                await client.aclose()
+        self._open.clear()
+
+
 async def check_server(client: Client, address: RedisAddress) -> None:
     """Make sure that Redis answers, lets us in, and is new enough.
 
@@ -137,6 +159,7 @@ async def check_server(client: Client, address: RedisAddress) -> None:
         info = await client.info("server")
     except (NoPermissionError, ResponseError) as error:
         log.warning("Redis at %s does not tell its version (%s); it must be 6.2 or newer", address, error)
+        await client.connection_pool.disconnect()  # imitations of Redis close a connection after an error
         return
     except (RedisError, OSError) as error:
         raise BrokerError(f"Redis at {address} cannot be used: {describe(error)}") from error

@@ -40,8 +40,8 @@ class TakenTask:
     id: str
     queue: str
     message: TaskMessage
-    held_until: int
-    lease_ends: int
+    held_until: float
+    lease_ends: float
     taken_at: float
     deadline: float = 0.0
     pending_since: int = 0
@@ -63,7 +63,7 @@ class TakenTask:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """asynq headers; mostly empty."""
+        """Asynq headers; mostly empty."""
         return self.message.headers
 
     def run_deadline(self, active_timeout: float) -> float:
@@ -117,3 +117,13 @@ def stored_error(text: str) -> str:
         cut = len(data) - 2 * half
         data = data[:half] + f"\n… {cut} bytes left out …\n".encode() + data[-half:]
     return data.decode("utf-8", "ignore")
+
+
+def stored_seconds(value: bytes | None) -> int | None:
+    """A whole number stored in a task's hash; None where it is missing or is no number."""
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -44,6 +45,14 @@ class Identity:
         return f"{self.host}:{self.pid}:{self.uuid}"
 
 
+class Health(Protocol):
+    """How a runner is, as far as it is told in Redis."""
+
+    state: str
+    consecutive_fails: int
+    total_restarts: int
+
+
 @dataclass(frozen=True)
 class WorkerState:
     """What is told with one beat.
@@ -51,7 +60,8 @@ class WorkerState:
     Attributes:
         status: ``bootstrapping``, ``running``, ``draining`` or ``stopped``.
         queues: sub-queue to priority.
-        fields: further fields of the runqy server's record, as they are stored.
+        health: parent queue to how its runner is.
+        metrics: the load of the host, as JSON.
         running: the tasks in progress.
     """
 
@@ -59,9 +69,22 @@ class WorkerState:
     concurrency: int
     queues: Mapping[str, int]
     strict_priority: bool
-    healthy: bool
-    fields: Mapping[str, str] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    metrics: str = "{}"
     running: Iterable[TakenTask] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every parent queue can be served."""
+        return bool(self.health) and all(health.state == "ready" for health in self.health.values())
+
+    @property
+    def recovery(self) -> str:
+        """JSON: for each parent queue ``state``, ``consecutive_fails`` and ``total_restarts``."""
+        names = ("state", "consecutive_fails", "total_restarts")
+        return json.dumps(
+            {queue: {name: getattr(health, name) for name in names} for queue, health in self.health.items()}
+        )
 
 
 class Presence:
@@ -102,7 +125,7 @@ class Presence:
                 pipeline.delete(key)
             await pipeline.execute()
 
-    def _record(self, state: WorkerState, now: int) -> dict[str | bytes, bytes | float | int | str]:
+    def _record(self, state: WorkerState, now: int) -> dict[Any, Any]:
         queues = " ".join(f"{name}:{priority}" for name, priority in sorted(state.queues.items()))
         return {
             "started_at": int(self.identity.started_at),
@@ -112,7 +135,8 @@ class Presence:
             "queues": f"map[{queues}]",
             "status": state.status,
             "healthy": "true" if state.healthy else "false",
-            **state.fields,
+            "metrics": state.metrics,
+            "recovery": state.recovery,
         }
 
     def _server_info(self, state: WorkerState, running: int) -> bytes:

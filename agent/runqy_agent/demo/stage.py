@@ -6,18 +6,16 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runqy_agent.broker import scripts
 from runqy_agent.config import Config, DeploymentSettings, LogSettings, Secret, ServerSettings, WorkerSettings
 from runqy_agent.demo import scenario
 from runqy_agent.demo.client import TaskClient
-from runqy_agent.demo.redis_server import FakeRedisServer, start_redis
+from runqy_agent.demo.redis_server import start_redis
 from runqy_agent.demo.registration_server import RegistrationServer
 from runqy_agent.demo.repositories import GitRepository
 from runqy_agent.errors import RunqyAgentError
@@ -25,7 +23,7 @@ from runqy_agent.errors import RunqyAgentError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runqy_agent.demo.redis_server import RedisServer
+    from runqy_agent.demo.redis_server import FakeRedisServer, RedisServer
 
 _CONCURRENCY = 4
 _KEEP_RELEASES = 10
@@ -74,15 +72,14 @@ def set_up() -> Iterator[Stage]:
     if shutil.which("git") is None:
         raise RunqyAgentError("the demo deploys from a Git repository, and git is not installed: apt-get install git")
     with contextlib.ExitStack() as stack:
-        with _deaf_to_interrupts():
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runqy-demo-")))
-            kept = _cache_directory() or scratch
-            redis = _start_redis()
-            stack.callback(redis.close)
-            client = stack.enter_context(redis.client())
-            repository = GitRepository(scratch / "repository", sample_files())
-            server = RegistrationServer(redis.address, secrets.token_urlsafe(12), scenario.queues(repository.url))
-            stack.callback(server.close)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runqy-demo-")))
+        kept = _cache_directory() or scratch
+        redis = _start_redis()
+        stack.callback(redis.close)
+        client = stack.enter_context(redis.client())
+        repository = GitRepository(scratch / "repository", sample_files())
+        server = RegistrationServer(redis.address, secrets.token_urlsafe(12), scenario.queues(repository.url))
+        stack.callback(server.close)
         yield Stage(redis, server, repository, TaskClient(client), kept / "deployment", kept / "worker.log")
 
 
@@ -95,25 +92,11 @@ def sample_files() -> dict[str, str]:
 
 def _start_redis() -> RedisServer | FakeRedisServer:
     try:
-        redis = start_redis()
+        return start_redis()
     except ModuleNotFoundError as missing:
         raise RunqyAgentError(
             "the demo needs a Redis: install redis-server, or a stand-in with `pip install 'runqy-agent[demo]'`"
         ) from missing
-    if isinstance(redis, FakeRedisServer):
-        _load_scripts(redis)
-    return redis
-
-
-def _load_scripts(redis: FakeRedisServer) -> None:
-    """Make the worker's scripts known beforehand.
-
-    fakeredis closes the connection on every error, so the answer "no such script" to the first of several commands
-    would leave the others without one, again and again.
-    """
-    with redis.client() as client:
-        for file in Path(scripts.__file__).parent.glob("*.lua"):
-            client.script_load(scripts.load(file.stem).text)
 
 
 def _cache_directory() -> Path | None:
@@ -126,17 +109,3 @@ def _cache_directory() -> Path | None:
     except (OSError, RuntimeError):
         return None
     return directory if os.access(directory, os.W_OK) else None
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Hold SIGINT back, for what is started meanwhile for good.
-
-    A terminal sends Ctrl-C to everything in the foreground. Redis must outlive the worker, which still has to say
-    goodbye to it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from runqy_agent.broker.broker import Exchange, Exchanged
 from runqy_agent.broker.connection import describe
+from runqy_agent.loops.doubts import Doubts
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
-from runqy_agent.outcome import Failure, Outcome, Unstarted
+from runqy_agent.outcome import Outcome, Unstarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
-    from runqy_agent.broker.settle import Policy, Settled
     from runqy_agent.clock import Clock
-    from runqy_agent.loops.listener import Listener
+    from runqy_agent.loops.route import Route
     from runqy_agent.loops.selection import Selector
     from runqy_agent.process.runner import Runner
 
@@ -36,26 +35,6 @@ REFUSED_DELAY = 5.0
 """Seconds to leave a queue alone on which Redis refused a step."""
 MOST_AT_ONCE = 500
 """Tasks taken from one queue in one step, so that no script runs long."""
-
-
-@dataclass(slots=True, eq=False)
-class Route:
-    """One sub-queue and who runs its tasks.
-
-    Attributes:
-        not_before: monotonic seconds; the queue is left alone until then.
-    """
-
-    queue: str
-    priority: int
-    runner: Runner
-    policy: Policy
-    active_timeout: float = 0.0
-    pending_timeout: float = 0.0
-    listener: Listener | None = None
-    not_before: float = 0.0
-    settled: list[Settled] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)
 
 
 class Processor(Loop):
@@ -83,6 +62,7 @@ class Processor(Loop):
         self._decided: set[TakenTask] = set()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
+        self._doubts = Doubts()
         self._draining = False
         self._exchanging = False
         self.counts: Counter[str] = Counter()
@@ -201,32 +181,53 @@ class Processor(Loop):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            requests = self._plan()
-            if not requests:
-                continue
             self._exchanging = True
             try:
-                answers = await self._broker.exchange(requests)
+                await self._round()
             except TROUBLE as error:
                 log.warning("processor: Redis does not answer as it should (%s), trying again", describe(error))
-                for request in requests:
-                    self._return(request)
                 await asyncio.sleep(backoff.delay())
                 self._wake.set()
-                continue
+            else:
+                backoff.reset()
             finally:
                 self._exchanging = False
-            backoff.reset()
-            self.exchanges += 1
-            # All slots that became free first: a task of one queue may take the slot of another's.
-            for request, answer in zip(requests, answers, strict=True):
-                self._release(request, answer)
-            ready: dict[Runner, list[TakenTask]] = {}
-            for request, answer in zip(requests, answers, strict=True):
-                self._receive(request, answer, ready)
-            for runner, tasks in ready.items():
-                runner.run(tasks)
             self._check_empty()
+
+    async def _round(self) -> None:
+        if self._doubts.next_check() is not None:
+            await self._resolve_doubts()
+        requests = self._plan()
+        if not requests:
+            return
+        lease = self._broker.new_lease()
+        try:
+            answers = await self._broker.exchange(requests, lease)
+        except TROUBLE:
+            for request in requests:
+                self._routes[request.queue].take_back(request)
+                self._doubts.add(request, lease, self._clock.monotonic())
+            raise
+        self.exchanges += 1
+        # All slots that became free first: a task of one queue may take the slot of another's.
+        for request, answer in zip(requests, answers, strict=True):
+            self._release(request, answer)
+        ready: dict[Runner, list[TakenTask]] = {}
+        for request, answer in zip(requests, answers, strict=True):
+            self._receive(request, answer, ready)
+        for runner, tasks in ready.items():
+            runner.run(tasks)
+
+    async def _resolve_doubts(self) -> None:
+        known = {(task.queue, task.id) for task in self._held}
+        for task in await self._doubts.resolve(self._broker, self._clock.monotonic()):
+            if (task.queue, task.id) not in known:
+                log.info("queue %s: task %s was taken by an exchange whose reply was lost", task.queue, task.id)
+                route = self._routes[task.queue]
+                route.runner.run(self._admit(route, [task]))
+        again = self._doubts.next_check()
+        if again is not None:
+            asyncio.get_running_loop().call_later(max(0.0, again - self._clock.monotonic()) + 0.01, self._wake.set)
 
     def _plan(self) -> list[Exchange]:
         now = self._clock.monotonic()
@@ -234,7 +235,7 @@ class Processor(Loop):
         eligible = set()
         for queue, route in self._routes.items():
             free += len(route.settled) - len(route.claims)
-            if self._may_take(route, now):
+            if route.may_give(now):
                 eligible.add(queue)
         shares = {} if self._draining or free <= 0 else self._selector.plan(free, eligible)
         requests = []
@@ -245,25 +246,20 @@ class Processor(Loop):
                 route.settled, route.claims = [], []
         return requests
 
-    def _may_take(self, route: Route, now: float) -> bool:
-        waiting = route.listener is not None and route.listener.armed
-        return not waiting and route.runner.ready and route.not_before <= now
-
-    def _return(self, request: Exchange) -> None:
-        route = self._routes[request.queue]
-        route.settled = request.finished + route.settled
-        route.claims = request.claims + route.claims
-
     def _release(self, request: Exchange, answer: Exchanged) -> None:
         route = self._routes[request.queue]
         if answer.error is not None:
             log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, answer.error, REFUSED_DELAY)
-            self._return(request)
+            route.take_back(request)
             self._leave_alone(route, REFUSED_DELAY)
             return
         for settled, held in zip(request.finished, answer.held, strict=True):
             self._decided.discard(settled.task)
-            if self._held.pop(settled.task, None) is not None and not held:
+            if self._held.pop(settled.task, None) is None or held:
+                continue
+            if settled.in_doubt:
+                log.info("queue %s: task %s was written before, or is lost", route.queue, settled.task.id)
+            else:
                 self.counts["Lost"] += 1
                 log.warning(
                     "queue %s: task %s was no longer held, its outcome (%s) is not written",
@@ -280,7 +276,11 @@ class Processor(Loop):
             ready.setdefault(route.runner, []).extend(self._admit(route, answer.taken))
         if answer.paused:
             self._leave_alone(route, PAUSE_POLL)
-        elif answer.error is None and len(answer.taken) + len(answer.dropped) < request.take and route.listener is not None:
+        elif (
+            answer.error is None
+            and len(answer.taken) + len(answer.dropped) < request.take
+            and route.listener is not None
+        ):
             route.listener.arm()
         if request.take or answer.dropped:
             self._wake.set()  # slots that this queue could not fill may be filled by another
@@ -295,26 +295,17 @@ class Processor(Loop):
         for task in tasks:
             self._held[task] = route
             task.deadline = task.run_deadline(route.active_timeout)
-            refusal = self._refusal(route, task)
+            refusal = route.refusal(task)
             if refusal is not None:
                 self.finished(task, refusal)
                 self._wake.set()
             else:
                 ready.append(task)
-        room = 0 if self._draining else len(ready) - max(0, len(self._held) - self._concurrency)
+        # A task whose run has ended takes no slot, even while its outcome still waits to be written.
+        excess = len(self._held) - len(self._decided) - self._concurrency
+        room = 0 if self._draining else len(ready) - max(0, excess)
         while len(ready) > max(0, room):
             # An id arrived on one queue while a task from another took the last slot.
             self.finished(ready.pop(), Unstarted())
             self._wake.set()
         return ready
-
-    def _refusal(self, route: Route, task: TakenTask) -> Outcome | None:
-        if task.malformed:
-            return Failure(f"archived unrun: {task.malformed}", retry=False)
-        limit = route.pending_timeout if task.pending_timeout is None else task.pending_timeout
-        waited = task.taken_at - task.pending_since / 1e9 if task.pending_since else 0.0
-        if limit and waited > limit:
-            return Failure(
-                f"archived unrun: it waited {waited:.0f} s, longer than its pending timeout of {limit:g} s", retry=False
-            )
-        return None

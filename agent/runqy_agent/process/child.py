@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -114,14 +115,21 @@ class Child:
             ProcessNotReadyError: it cannot be started at all.
         """
         loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.subprocess_exec(
+        creation = asyncio.ensure_future(
+            loop.subprocess_exec(
                 lambda: _Pipes(self),
                 *self._command.argv,
                 cwd=self._command.cwd,
                 env=self._command.env,
                 start_new_session=True,
             )
+        )
+        try:
+            # Shielded: a creation that is cancelled leaves its process behind, and waits for pipes held by it.
+            transport, _ = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            creation.add_done_callback(_kill_what_was_created)
+            raise
         except OSError as error:
             raise ProcessNotReadyError(
                 f"{shlex.join(self._command.argv)} cannot be started in {self._command.cwd}: {error.strerror or error}"
@@ -173,7 +181,7 @@ class Child:
                 grace,
             )
         self.kill()
-        return await self.exited
+        return await asyncio.shield(self.exited)
 
     def kill(self) -> None:
         """Kill the whole process group, also what an ended process has left behind in it."""
@@ -282,6 +290,12 @@ class _Pipes(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         code = self._transport.get_returncode()
         self._child.ended(-1 if code is None else code)
+
+
+def _kill_what_was_created(creation: asyncio.Future[tuple[asyncio.SubprocessTransport, Any]]) -> None:
+    if not creation.cancelled() and creation.exception() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(creation.result()[0].get_pid(), signal.SIGKILL)
 
 
 def _signal_name(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,7 @@ def _is_json_by_the_book(payload: bytes) -> bool:
         raise ValueError(constant)
 
     try:
-        json.loads(payload, parse_constant=refuse)
+        json.loads(payload.decode("utf-8"), parse_constant=refuse)  # given bytes, it would accept UTF-16 and a BOM too
     except (ValueError, RecursionError):
         return False
     return True
@@ -192,6 +193,8 @@ def decode_line(line: bytes) -> Ready | StartFailed | Response | None:
     try:
         parsed = _line_decoder.decode(line)
         result = bytes(parsed.result) or None
+        if result and not result.isascii():
+            result.decode("utf-8")  # the decoder has not looked into it
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         lenient = _decode_leniently(line)
         if lenient is None:
@@ -211,26 +214,35 @@ def decode_line(line: bytes) -> Ready | StartFailed | Response | None:
 def _error_text(error: Any) -> str | None:
     if error is None or isinstance(error, str):
         return error
-    return json.dumps(error, ensure_ascii=False)
+    try:
+        return json.dumps(error, ensure_ascii=False)
+    except RecursionError:
+        return "the process gave an error that is nested too deeply to be shown"
 
 
 def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
-    """Understand what Python's own JSON writes beyond the standard: NaN, Infinity, half surrogate pairs.
+    """Understand what is written beyond the standard: NaN, Infinity, half surrogate pairs, bytes that are not UTF-8.
 
     The process meant it as an answer, and its task would wait for ever if it were taken for printing. In the result
-    NaN and the infinities become null, since no other reader of the result would accept them.
+    NaN and the infinities become null, and wrong bytes replacement characters, since no other reader of the result
+    would accept them.
     """
     if not line.lstrip().startswith(b"{"):
         return None
     try:
-        parsed = json.loads(line, parse_constant=lambda _: None)
+        parsed = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None, parse_float=_finite)
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("task_id"), str):
+            return None
+        result = parsed.get("result")
+        text = None if result is None else json.dumps(result, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         return None
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("task_id"), str):
-        return None
-    result = parsed.get("result")
-    text = None if result is None else json.dumps(result, separators=(",", ":")).encode()
     return _Line(task_id=parsed["task_id"], error=parsed.get("error"), retry=parsed.get("retry") is True), text
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 class LineSplitter:

@@ -46,5 +46,8 @@ class Recovery:
         if not settings.enabled or self.consecutive_fails > settings.max_restarts:
             return None
         self.total_restarts += 1
-        delay = settings.initial_delay * settings.backoff_factor ** min(self.consecutive_fails - 1, 64)
+        try:
+            delay = settings.initial_delay * settings.backoff_factor ** (self.consecutive_fails - 1)
+        except OverflowError:
+            delay = settings.max_delay
         return min(delay, settings.max_delay) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # jitter

@@ -84,7 +84,7 @@ class Supervisor:
         while not self._stopping:
             if self._child is None or not self.ready:
                 raise AssertionError("watched before it was ready")
-            await self._child.exited
+            await asyncio.shield(self._child.exited)
             if self._stopping:
                 return
             await self._ended(self._child)
@@ -108,7 +108,9 @@ class Supervisor:
         if reason:
             self._became("recovering", why)
         else:
-            log.error("process %d of queue %s crashed with %d tasks in flight: %s", child.pid, self.name, len(tasks), why)
+            log.error(
+                "process %d of queue %s crashed with %d tasks in flight: %s", child.pid, self.name, len(tasks), why
+            )
             await self._back_off(why)
         self._wake()
 
@@ -139,11 +141,7 @@ class Supervisor:
                 self._sink.finished(task, Unstarted())
             self._wake()
             return
-        lines = []
-        for task in tasks:
-            if self._in_flight.add(task):
-                lines.append(self._line(task))
-        self._child.write(b"".join(lines))
+        self._child.write(b"".join([self._line(task) for task in tasks if self._in_flight.add(task)]))
 
     def _line(self, task: TakenTask) -> bytes:
         try:
@@ -154,7 +152,7 @@ class Supervisor:
             return b""
 
     def abandon(self, task: TakenTask) -> None:
-        """Forget a task. If the process does not answer it soon after all, it is restarted: it is still busy with it."""
+        """Forget a task. A process that does not answer it soon after all is still busy with it, and is restarted."""
         if self._in_flight.remove(task) and task.id not in self._abandoned and self._child is not None:
             loop = asyncio.get_running_loop()
             self._abandoned[task.id] = loop.call_later(HUNG_GRACE, self._still_busy, self._child, task)

@@ -79,6 +79,11 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     vaults: dict[str, str] = msgspec.field(default_factory=dict)
     git_token: Secret | None = None
 
+    def secrets(self) -> list[str]:
+        """Every secret value the server has sent, for redaction only."""
+        values = [*self.vaults.values(), self.redis.password.reveal()]
+        return [*values, self.git_token.reveal()] if self.git_token else values
+
     def __repr__(self) -> str:
         return f"Registration(queue={self.queue!r}, sub_queues={self.sub_queues!r}, deployment={self.deployment!r})"
 

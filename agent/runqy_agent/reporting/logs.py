@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 SHORTEST_SECRET = 4
 """Shorter values are not looked for: they would blacken half the log."""
+SHORTEST_LINE = 8
+"""The same for single lines of a secret of several lines."""
 _CONTEXT = ("queue", "task", "source", "child")
 
 
@@ -25,14 +28,20 @@ class Redactor:
 
     def add(self, secrets: Iterable[str]) -> None:
         """Learn secret values; the longest are replaced first, so that one inside another leaves nothing behind."""
-        known = {secret for secret in (*self._secrets, *secrets) if len(secret) >= SHORTEST_SECRET}
-        self._secrets = sorted(known, key=len, reverse=True)
+        known = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)}
+        self._secrets = sorted(known.union(self._secrets), key=len, reverse=True)
 
     def redact(self, text: str) -> str:
         """The text without the secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may look in a text: as it is, in Python's or JSON's quotes, in a URL, or line by line."""
+    lines = [line for line in secret.splitlines() if len(line) >= SHORTEST_LINE]
+    return {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace"), *lines}
 
 
 class TextFormatter(logging.Formatter):
@@ -64,7 +73,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": self._redactor.redact(record.getMessage()),
         }
-        entry |= {name: getattr(record, name) for name in _CONTEXT if hasattr(record, name)}
+        for name in _CONTEXT:
+            value = getattr(record, name, None)
+            if value is not None:
+                entry[name] = self._redactor.redact(value) if isinstance(value, str) else value
         if record.exc_info:
             entry["exception"] = self._redactor.redact(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False, default=str)

@@ -34,3 +34,22 @@ def load(name: str) -> Script:
     """The script in ``<name>.lua``, with its includes in place."""
     text = _read(f"{name}.lua")
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+RUNNABLE = (
+    "adopt",
+    "beat",
+    "exchange",
+    "expire_archived",
+    "expire_completed",
+    "expired",
+    "extend",
+    "forward",
+    "reclaim",
+)
+"""The scripts that are run by themselves; the other files are steps and helpers that they include."""
+
+
+def all_scripts() -> list[Script]:
+    """Every script that may be run."""
+    return [load(name) for name in RUNNABLE]

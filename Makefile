@@ -1,0 +1,50 @@
+# Everything a contributor does. `make help` lists it. Nothing has to be prepared: each target makes what it needs.
+
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+PROTO := agent/runqy_agent/broker/asynq.proto
+# The generated code asks for a runtime at least as new as its compiler; this one matches the oldest in pyproject.toml.
+PROTO_TOOLS := grpcio-tools==1.74.*
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench proto clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
+	  printf '  make %-8s %s\n' "$$target" "$$text"; done
+
+demo: ## see real tasks flow through a real Redis into a supervised process and back
+	@tools/need.sh git
+	@tools/venv.sh $(VENV) demo
+	@$(VENV)/bin/runqy-agent demo $(DEMO_ARGS)
+
+test: ## run all tests: unit, integration, conformance (PYTEST_ARGS=... goes to pytest)
+	@tools/need.sh git redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: ## check style and types
+	@tools/venv.sh $(VENV) dev,uvloop
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: ## let ruff format the code
+	@tools/venv.sh $(VENV) dev,uvloop
+	$(VENV)/bin/ruff format .
+
+bench: ## measure tasks per second (BENCH_ARGS=... goes to the benchmark)
+	@tools/need.sh git redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	$(VENV)/bin/python benchmarks/throughput.py $(BENCH_ARGS)
+
+proto: ## write asynq_pb2.py anew from asynq.proto
+	@test -x .venv-proto/bin/python || "$$(tools/python.sh)" -m venv .venv-proto
+	@.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check '$(PROTO_TOOLS)'
+	.venv-proto/bin/python -m grpc_tools.protoc -Iagent --python_out=agent --pyi_out=agent $(PROTO:agent/%=%)
+
+clean: ## remove what the other targets have made in this directory
+	rm -rf $(VENV) .venv-proto build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find agent tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""One sub-queue as the processor sees it: who runs its tasks, by which rules, and what is on its way back to Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runqy_agent.outcome import Failure
+
+if TYPE_CHECKING:
+    from runqy_agent.broker.broker import Exchange
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.broker.settle import Policy, Settled
+    from runqy_agent.loops.listener import Listener
+    from runqy_agent.process.runner import Runner
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """A sub-queue.
+
+    Attributes:
+        queue: its name.
+        priority: its weight.
+        runner: who runs its tasks.
+        policy: the rules by which they are settled.
+        active_timeout, pending_timeout: seconds, for tasks that carry none; 0 for none.
+        listener: who waits while it is empty.
+        not_before: monotonic seconds; the queue is left alone until then.
+        settled: outcomes to be written.
+        claims: ids that the listener has brought.
+    """
+
+    queue: str
+    priority: int
+    runner: Runner
+    policy: Policy
+    active_timeout: float = 0.0
+    pending_timeout: float = 0.0
+    listener: Listener | None = None
+    not_before: float = 0.0
+    settled: list[Settled] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+
+    def may_give(self, now: float) -> bool:
+        """Whether it makes sense to ask for tasks. ``now`` is in monotonic seconds."""
+        known_empty = self.listener is not None and self.listener.armed
+        return not known_empty and self.runner.ready and self.not_before <= now
+
+    def take_back(self, request: Exchange) -> None:
+        """An exchange did not succeed: what it was to write and to claim is still to be done."""
+        self.settled = request.finished + self.settled
+        self.claims = request.claims + self.claims
+
+    def refusal(self, task: TakenTask) -> Failure | None:
+        """Why a task that was taken is not to be run; None if it is."""
+        if task.malformed:
+            return Failure(f"archived unrun: {task.malformed}", retry=False)
+        limit = self.pending_timeout if task.pending_timeout is None else task.pending_timeout
+        waited = task.taken_at - task.pending_since / 1e9 if task.pending_since else 0.0
+        if limit and waited > limit:
+            why = f"it waited {waited:.0f} s, longer than its pending timeout of {limit:g} s"
+            return Failure(f"archived unrun: {why}", retry=False)
+        return None
