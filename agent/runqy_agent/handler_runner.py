@@ -11,7 +11,7 @@ import msgspec
 
 from runqy_agent.handlers import NoHandlerError, RevokeTask, ServeMux, SkipRetry, Task
 from runqy_agent.outcome import Failure, Outcome, Revoked, Success
-from runqy_agent.process.runner import RunnerHealth, Sink
+from runqy_agent.process.runner import BaseRunner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,30 +21,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class HandlerRunner:
+class HandlerRunner(BaseRunner):
     """A runner whose tasks are coroutines."""
 
     def __init__(self, name: str, mux: ServeMux) -> None:
-        self.name = name
-        self.ready = False
-        self.health = RunnerHealth()
+        super().__init__(name)
         self._mux = mux
         self._running: dict[TakenTask, asyncio.Task[None]] = {}
-        self._sink: Sink
-
-    def attach(self, sink: Sink) -> None:
-        """Say where outcomes go."""
-        self._sink = sink
 
     async def start(self) -> None:
         """There is nothing to wait for."""
-        self.ready = True
-        self.health.state = "ready"
-        self._sink.health_changed()
-
-    async def watch(self) -> None:
-        """Nothing has to be kept going between tasks."""
-        await asyncio.get_running_loop().create_future()  # until cancelled
+        self._became("ready")
 
     def run(self, tasks: Sequence[TakenTask]) -> None:
         """Begin each task."""
@@ -83,8 +70,7 @@ class HandlerRunner:
 
     async def stop(self) -> None:
         """Cancel what runs."""
-        self.ready = False
-        self.health.state = "stopped"
+        self._became("stopped")
         running = list(self._running.values())
         self._running.clear()
         for task in running:

@@ -295,6 +295,37 @@ def test_an_outcome_that_waits_to_be_written_is_dropped_when_its_lease_is_lost()
     run(test)
 
 
+def test_a_task_whose_outcome_is_on_its_way_is_not_lost_because_its_lease_is_gone_already() -> None:
+    async def test() -> None:
+        async with running(Rig(ScriptedBroker(a=1), concurrency=1)) as rig:
+            await until(lambda: rig.runners["a"].begun)
+            (task,) = rig.runners["a"].begun
+            rig.broker.gate.clear()
+            rig.runners["a"].end(task)
+            await until(lambda: rig.processor.exchanging)
+            rig.processor.lost([task], "the lease was removed together with the task")
+            rig.broker.gate.set()
+            await until(lambda: not rig.processor.held)
+            assert rig.broker.written == [("complete", task.id)]
+            assert rig.processor.counts["Lost"] == 0
+
+    run(test)
+
+
+def test_an_outcome_whose_reply_was_lost_is_sent_again_and_is_no_loss_if_it_was_written() -> None:
+    async def test() -> None:
+        async with running(Rig(ScriptedBroker(a=1), concurrency=1)) as rig:
+            await until(lambda: rig.runners["a"].begun)
+            (task,) = rig.runners["a"].begun
+            rig.broker.failures = 1
+            rig.broker.taken_over.add(task.id)  # what Redis says of a task that the lost exchange has completed
+            rig.runners["a"].end(task)
+            await until(lambda: not rig.processor.held)
+            assert rig.processor.counts["Lost"] == 0
+
+    run(test)
+
+
 def test_a_task_that_redis_says_is_no_longer_held_is_counted_and_its_slot_is_free() -> None:
     async def test() -> None:
         async with running(Rig(ScriptedBroker(a=1), concurrency=1)) as rig:
@@ -397,7 +428,7 @@ def test_draining_with_nothing_held_does_not_wait_although_redis_went_away_in_th
         rig = Rig(ScriptedBroker(a=0), concurrency=1)
         rig.broker.gate.clear()
         async with running(rig):
-            await until(lambda: rig.processor._exchanging)
+            await until(lambda: rig.processor.exchanging)
             drain = asyncio.create_task(rig.processor.drain(1000 * PATIENCE))
             rig.broker.failures = 1
             rig.broker.gate.set()

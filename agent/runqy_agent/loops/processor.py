@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
+    from runqy_agent.broker.settle import Settled
     from runqy_agent.clock import Clock
     from runqy_agent.loops.route import Route
     from runqy_agent.loops.selection import Selector
@@ -44,6 +45,7 @@ class Processor(Loop):
         held: the tasks this worker holds, from the moment they are taken until their outcome is written.
         counts: ``succeeded``, ``failed``, ``lost`` and other outcomes since the start.
         exchanges: round trips made.
+        exchanging: whether one is under way.
         on_health_change: called when a runner's health has changed.
     """
 
@@ -64,7 +66,7 @@ class Processor(Loop):
         self._empty = asyncio.Event()
         self._doubts = Doubts()
         self._draining = False
-        self._exchanging = False
+        self.exchanging = False
         self.counts: Counter[str] = Counter()
         self.exchanges = 0
         self.on_health_change: Callable[[], None] | None = None
@@ -118,18 +120,26 @@ class Processor(Loop):
     def lost(self, tasks: Iterable[TakenTask], why: str) -> None:
         """These tasks belong to somebody else now: nothing is written for them, work on them ends."""
         for task in tasks:
-            route = self._held.pop(task, None)
+            route = self._held.get(task)
             if route is None:
                 continue
-            if task in self._decided:
-                self._decided.discard(task)
-                route.settled = [settled for settled in route.settled if settled.task is not task]
-            else:
+            settled = route.drop(task)
+            if task not in self._decided:
                 route.runner.abandon(task)
-            self.counts["Lost"] += 1
-            log.warning("queue %s: lost task %s, %s; its outcome is not written", task.queue, task.id, why)
+            elif settled is None:
+                continue  # its outcome is on the way; the reply will tell
+            del self._held[task]
+            self._decided.discard(task)
+            self._note_loss(task, why, settled)
         self._check_empty()
         self._wake.set()
+
+    def _note_loss(self, task: TakenTask, why: str, settled: Settled | None) -> None:
+        if settled is not None and settled.in_doubt:
+            log.info("queue %s: the outcome of task %s was written before its reply was lost", task.queue, task.id)
+            return
+        self.counts["Lost"] += 1
+        log.warning("queue %s: lost task %s, %s; its outcome is not written", task.queue, task.id, why)
 
     # Draining.
 
@@ -167,7 +177,7 @@ class Processor(Loop):
         return True
 
     def _check_empty(self) -> None:
-        if self._exchanging or self._held or any(route.claims for route in self._routes.values()):
+        if self.exchanging or self._held or any(route.claims for route in self._routes.values()):
             self._empty.clear()
         else:
             self._empty.set()
@@ -181,7 +191,7 @@ class Processor(Loop):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            self._exchanging = True
+            self.exchanging = True
             try:
                 await self._round()
             except TROUBLE as error:
@@ -191,7 +201,7 @@ class Processor(Loop):
             else:
                 backoff.reset()
             finally:
-                self._exchanging = False
+                self.exchanging = False
             self._check_empty()
 
     async def _round(self) -> None:
@@ -255,18 +265,8 @@ class Processor(Loop):
             return
         for settled, held in zip(request.finished, answer.held, strict=True):
             self._decided.discard(settled.task)
-            if self._held.pop(settled.task, None) is None or held:
-                continue
-            if settled.in_doubt:
-                log.info("queue %s: task %s was written before, or is lost", route.queue, settled.task.id)
-            else:
-                self.counts["Lost"] += 1
-                log.warning(
-                    "queue %s: task %s was no longer held, its outcome (%s) is not written",
-                    route.queue,
-                    settled.task.id,
-                    settled.step,
-                )
+            if self._held.pop(settled.task, None) is not None and not held:
+                self._note_loss(settled.task, "it is no longer held", settled)
 
     def _receive(self, request: Exchange, answer: Exchanged, ready: dict[Runner, list[TakenTask]]) -> None:
         route = self._routes[request.queue]

@@ -52,6 +52,14 @@ class Route:
         self.settled = request.finished + self.settled
         self.claims = request.claims + self.claims
 
+    def drop(self, task: TakenTask) -> Settled | None:
+        """Do not write the outcome of a task. Returns it; None if it is not waiting to be written."""
+        for settled in self.settled:
+            if settled.task is task:
+                self.settled.remove(settled)
+                return settled
+        return None
+
     def refusal(self, task: TakenTask) -> Failure | None:
         """Why a task that was taken is not to be run; None if it is."""
         if task.malformed:

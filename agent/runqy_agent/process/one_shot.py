@@ -11,7 +11,7 @@ from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure
 from runqy_agent.process.child import Child, Command
 from runqy_agent.process.protocol import UnsendablePayloadError, encode_task
-from runqy_agent.process.runner import RunnerHealth, Sink
+from runqy_agent.process.runner import BaseRunner, RunnerHealth
 from runqy_agent.process.supervisor import STOP_GRACE
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Run:
             log.warning("%s; it answers no task in flight and is dropped", outcome.error)
 
 
-class OneShot:
+class OneShot(BaseRunner):
     """Runs each task in a process of its own, never used again."""
 
     def __init__(self, name: str, command: Command, *, prestart: int = 1) -> None:
@@ -80,20 +80,13 @@ class OneShot:
             command: how to start a process.
             prestart: how many processes are kept started and ready for tasks to come.
         """
-        self.name = name
-        self.ready = False
-        self.health = RunnerHealth()
+        super().__init__(name)
         self._command = command
         self._prestart = prestart
         self._spares: deque[asyncio.Task[_Run]] = deque()
         self._runs: dict[TakenTask, asyncio.Task[None]] = {}
         self._endings: set[asyncio.Task[int]] = set()
         self._stopping = False
-        self._sink: Sink
-
-    def attach(self, sink: Sink) -> None:
-        """Say where outcomes go."""
-        self._sink = sink
 
     async def start(self) -> None:
         """Start the first spare process, which shows that the code can start.
@@ -104,13 +97,7 @@ class OneShot:
         self._refill()
         if self._spares:
             await asyncio.shield(self._spares[0])
-        self.ready = True
-        self.health.state = "ready"
-        self._sink.health_changed()
-
-    async def watch(self) -> None:
-        """Nothing has to be kept going between tasks."""
-        await asyncio.get_running_loop().create_future()  # until cancelled
+        self._became("ready")
 
     def run(self, tasks: Sequence[TakenTask]) -> None:
         """Begin each task in its own process."""
@@ -169,8 +156,7 @@ class OneShot:
     async def stop(self) -> None:
         """Kill what runs, stop the spares."""
         self._stopping = True
-        self.ready = False
-        self.health.state = "stopped"
+        self._became("stopped")
         runs = list(self._runs.values())
         for run in runs:
             run.cancel()

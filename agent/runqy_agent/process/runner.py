@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,6 +73,30 @@ class Runner(Protocol):
 
     async def stop(self) -> None:
         """End everything it has started."""
+
+
+class BaseRunner:
+    """What all runners have: a name, a sink, and a health that is told when it changes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready = False
+        self.health = RunnerHealth()
+        self._sink: Sink
+
+    def attach(self, sink: Sink) -> None:
+        """Say where outcomes go."""
+        self._sink = sink
+
+    async def watch(self) -> None:
+        """Nothing has to be kept going between tasks."""
+        await asyncio.get_running_loop().create_future()  # until cancelled
+
+    def _became(self, state: str, reason: str = "") -> None:
+        self.ready = state == "ready"
+        self.health.state = state
+        self.health.reason = reason
+        self._sink.health_changed()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure, Unstarted
 from runqy_agent.process.child import Child, Command
 from runqy_agent.process.protocol import LongLine, Response, UnsendablePayloadError, encode_task
-from runqy_agent.process.runner import InFlight, RunnerHealth, Sink
+from runqy_agent.process.runner import BaseRunner, InFlight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ HUNG_GRACE = 5.0
 """Seconds a process may go on with a task that nobody waits for, before it is restarted."""
 
 
-class Supervisor:
+class Supervisor(BaseRunner):
     """Runs tasks in one long-running process.
 
     Up to the worker's concurrency of tasks are written ahead; the process answers in any order.
@@ -43,9 +43,7 @@ class Supervisor:
             recovery: when to start it again.
             fail_all: after a crash every task in flight fails, not only the one that was being executed.
         """
-        self.name = name
-        self.ready = False
-        self.health = RunnerHealth()
+        super().__init__(name)
         self._command = command
         self._recovery = recovery
         self._fail_all = fail_all
@@ -54,11 +52,6 @@ class Supervisor:
         self._child: Child | None = None
         self._stopping = False
         self._hung = ""
-        self._sink: Sink
-
-    def attach(self, sink: Sink) -> None:
-        """Say where outcomes go."""
-        self._sink = sink
 
     async def start(self) -> None:
         """Start the process and wait until it is ready.
@@ -191,12 +184,6 @@ class Supervisor:
             waiting = self._in_flight.next_waiting(task.id)
             if waiting is not None:
                 self._child.write(self._line(waiting))
-
-    def _became(self, state: str, reason: str = "") -> None:
-        self.ready = state == "ready"
-        self.health.state = state
-        self.health.reason = reason
-        self._sink.health_changed()
 
     def _wake(self) -> None:
         self._sink.wake()
