@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from runqy_agent.broker.settle import Policy
 from runqy_agent.deployment import Deployer, Source
+from runqy_agent.errors import ConfigError
 from runqy_agent.loops.deadlines import Deadlines
 from runqy_agent.loops.forwarder import Forwarder
 from runqy_agent.loops.janitor import Janitor
@@ -17,11 +18,12 @@ from runqy_agent.loops.processor import Processor
 from runqy_agent.loops.recoverer import Recoverer
 from runqy_agent.loops.route import Route
 from runqy_agent.loops.selection import StrictPriority, WeightedShares
-from runqy_agent.process.child import Command, split_command
+from runqy_agent.process.command import Command, split_command
 from runqy_agent.process.environment import process_environment, refused_names
 from runqy_agent.process.one_shot import OneShot
 from runqy_agent.process.recovery import Recovery
 from runqy_agent.process.supervisor import Supervisor
+from runqy_agent.registration import ServedQueue, register, route
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from runqy_agent.loops.listener import Listener
     from runqy_agent.loops.loop import Loop
     from runqy_agent.process.runner import Runner
-    from runqy_agent.registration import Registration, ServedQueue
+    from runqy_agent.registration import Registration
     from runqy_agent.retry_delays import RetryDelay
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,35 @@ class Loops:
     processor: Processor
     leases: Leases
     background: tuple[Loop, ...]
+
+
+def queues_without_server(config: Config, queues: Mapping[str, int]) -> list[ServedQueue]:
+    """The sub-queues of a worker that has no server to ask.
+
+    Args:
+        config: names them, where ``queues`` is empty.
+        queues: sub-queue to priority.
+
+    Raises:
+        ConfigError: neither names any.
+    """
+    found = queues or dict.fromkeys(config.queues(), 1)
+    if not found:
+        raise ConfigError("worker.queues: required without a server; name the queues to serve")
+    return [ServedQueue(name, priority, "") for name, priority in found.items()]
+
+
+async def register_and_route(config: Config) -> tuple[list[Registration], list[ServedQueue]]:
+    """Ask the server, and decide which sub-queues to serve.
+
+    Raises:
+        RegistrationError: it refuses, cannot be reached, or has nothing to serve.
+    """
+    registrations = await register(config.server, config.bootstrap, config.queues())
+    routing = route(config.queues(), registrations)
+    for warning in routing.warnings:
+        log.warning("%s", warning)
+    return registrations, routing.queues
 
 
 def make_routes(

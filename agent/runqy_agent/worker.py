@@ -22,7 +22,6 @@ from runqy_agent.handlers import ServeMux
 from runqy_agent.loops.heartbeat import Heartbeat
 from runqy_agent.loops.listener import BLOCK_SECONDS, Listener
 from runqy_agent.loops.loop import TROUBLE
-from runqy_agent.registration import ServedQueue, register, route
 from runqy_agent.reporting.metrics import HostMetrics
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
 from runqy_agent.signals import stop_signals
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from runqy_agent.handlers import Middleware, Task
     from runqy_agent.loops.processor import Processor
     from runqy_agent.process.runner import Runner
-    from runqy_agent.registration import Registration, ServerRedis
+    from runqy_agent.registration import Registration, ServedQueue, ServerRedis
     from runqy_agent.reporting.logs import Redactor
 
 log = logging.getLogger(__name__)
@@ -125,20 +124,12 @@ class Worker:
             raise
 
     async def _register(self) -> list[Registration]:
-        config = self.config
-        if not config.server.url:
+        if not self.config.server.url:
             if not self._mux:
                 raise ConfigError("there is neither a server (server.url) nor a handler (Worker.handle): nothing to do")
-            queues = self._queues or dict.fromkeys(config.queues(), 1)
-            if not queues:
-                raise ConfigError("worker.queues: required without a server; name the queues to serve")
-            self._served = [ServedQueue(name, priority, "") for name, priority in queues.items()]
+            self._served = assembly.queues_without_server(self.config, self._queues)
             return []
-        registrations = await register(config.server, config.bootstrap, config.queues())
-        routing = route(config.queues(), registrations)
-        for warning in routing.warnings:
-            log.warning("%s", warning)
-        self._served = routing.queues
+        registrations, self._served = await assembly.register_and_route(self.config)
         if self._redactor:
             for registration in registrations:
                 self._redactor.add(registration.secrets())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from runqy_agent.broker.broker import Broker, Exchange
+from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.connection import RedisAddress, open_client
+from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.message import TakenTask, decode
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.broker.settle import Policy

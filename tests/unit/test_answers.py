@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runqy_agent.outcome import Failure, Success
+from runqy_agent.process.lines import KEPT_OF_LONG_LINE, LineSplitter, LongLine
 from runqy_agent.process.protocol import (
-    KEPT_OF_LONG_LINE,
-    LineSplitter,
-    LongLine,
     Ready,
     Response,
     StartFailed,

@@ -10,7 +10,7 @@ from runqy_agent.clock import SetClock
 from runqy_agent.config.duration import Duration
 from runqy_agent.config.settings import RecoverySettings
 from runqy_agent.errors import DeploymentError
-from runqy_agent.process.child import split_command
+from runqy_agent.process.command import split_command
 from runqy_agent.process.environment import process_environment, refused_names
 from runqy_agent.process.recovery import JITTER, Recovery
 from runqy_agent.process.runner import InFlight

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from runqy_agent.broker.broker import Exchange, Exchanged
+from runqy_agent.broker.exchange import Exchange, Exchanged
 from runqy_agent.broker.settle import Policy
 from runqy_agent.clock import Clock
 from runqy_agent.loops import processor as processor_module

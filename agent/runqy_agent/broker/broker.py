@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from runqy_agent.broker import keys, scripts
+from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask
 from runqy_agent.broker.message import TakenTask, decode, stored_seconds
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.channel import Channel
     from runqy_agent.broker.connection import Client
-    from runqy_agent.broker.settle import Settled
     from runqy_agent.clock import Clock
 
 LEASE_SECONDS = 30
@@ -28,55 +27,6 @@ ARCHIVE_SIZE = 10_000
 FORWARD_BATCH = 100
 _FIELDS_TAKEN = 7
 _LEASE_BITS = 20
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What to do with one queue in one round trip.
-
-    Attributes:
-        queue: the sub-queue.
-        finished: settled tasks of this queue.
-        claims: ids that a blocking move has put into active for this worker.
-        take: how many tasks to take besides the claims.
-    """
-
-    queue: str
-    finished: list[Settled] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)
-    take: int = 0
-
-
-@dataclass(slots=True)
-class Exchanged:
-    """What came of it.
-
-    Attributes:
-        held: for each finished task whether this worker still held it; if not, nothing was written for it.
-        taken: new tasks, oldest first.
-        dropped: ids found in the queue without a task, now removed.
-        paused: the queue is paused, nothing was taken.
-        error: Redis refused the step; nothing was done.
-    """
-
-    held: list[bool] = field(default_factory=list)
-    taken: list[TakenTask] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    paused: bool = False
-    error: ResponseError | None = None
-
-
-@dataclass(slots=True)
-class ExpiredTask:
-    """A task whose worker let its lease end.
-
-    Attributes:
-        task: the task, with ``held_until`` being the end of the lease that was found.
-        claimed: False if it was moved to active but never claimed, so that it certainly did not run.
-    """
-
-    task: TakenTask
-    claimed: bool
 
 
 class Broker:

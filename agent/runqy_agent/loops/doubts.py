@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runqy_agent.broker.broker import Broker, Exchange
+    from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.exchange import Exchange
     from runqy_agent.broker.message import TakenTask
 
 CHECKS = (0.0, 1.0, 5.0, 15.0)

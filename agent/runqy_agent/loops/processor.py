@@ -11,8 +11,8 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
-from runqy_agent.broker.broker import Exchange, Exchanged
 from runqy_agent.broker.connection import describe
+from runqy_agent.broker.exchange import Exchange, Exchanged
 from runqy_agent.loops.doubts import Doubts
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
 from runqy_agent.outcome import Outcome, Unstarted

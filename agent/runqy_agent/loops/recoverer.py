@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
-from runqy_agent.broker.broker import Exchange
+from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.settle import LEASE_EXPIRED
 from runqy_agent.loops.loop import PeriodicLoop
 from runqy_agent.outcome import Failure, Outcome, Unstarted

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from runqy_agent.outcome import Failure
 
 if TYPE_CHECKING:
-    from runqy_agent.broker.broker import Exchange
+    from runqy_agent.broker.exchange import Exchange
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Policy, Settled
     from runqy_agent.loops.listener import Listener

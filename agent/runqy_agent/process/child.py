@@ -9,15 +9,16 @@ import shlex
 import signal
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from runqy_agent.errors import DeploymentError, ProcessNotReadyError
-from runqy_agent.process.protocol import LineSplitter, LongLine, Ready, Response, StartFailed, decode_line
+from runqy_agent.errors import ProcessNotReadyError
+from runqy_agent.process.lines import LineSplitter, LongLine
+from runqy_agent.process.protocol import Ready, Response, StartFailed, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from runqy_agent.process.command import Command
 
 log = logging.getLogger(__name__)
 output_log = logging.getLogger("runqy_agent.process.output")
@@ -30,44 +31,6 @@ AFTERLIFE = 0.5
 """Seconds that descendants of an ended process may go on writing to its outputs."""
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Command:
-    """How to start the process.
-
-    Attributes:
-        argv: program and arguments; nothing passes through a shell.
-        cwd: its working directory.
-        env: its whole environment.
-        startup_timeout: seconds until it must be ready.
-        max_message_bytes: longest line accepted from it.
-        label: the parent queue, for the log.
-    """
-
-    argv: tuple[str, ...]
-    cwd: Path
-    env: dict[str, str] = field(repr=False)
-    startup_timeout: float = 300.0
-    max_message_bytes: int = 32 * 1024 * 1024
-    label: str = ""
-
-
-def split_command(text: str, python: Path) -> tuple[str, ...]:
-    """Split a start command as a shell would; ``python`` and ``python3`` become the virtualenv's.
-
-    Raises:
-        DeploymentError: nothing to start, or an open quote.
-    """
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise DeploymentError(f"deployment.startup_cmd {text!r} cannot be split into words: {error}") from error
-    if not words:
-        raise DeploymentError("deployment.startup_cmd is empty; it must name what to start, such as `python main.py`")
-    if words[0] in {"python", "python3"}:
-        words[0] = str(python)
-    return tuple(words)
 
 
 class Child:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure
-from runqy_agent.process.child import Child, Command
+from runqy_agent.process.child import Child
 from runqy_agent.process.protocol import UnsendablePayloadError, encode_task
 from runqy_agent.process.runner import BaseRunner, RunnerHealth
 from runqy_agent.process.supervisor import STOP_GRACE
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.outcome import Outcome
-    from runqy_agent.process.protocol import LongLine, Response
+    from runqy_agent.process.command import Command
+    from runqy_agent.process.lines import LongLine
+    from runqy_agent.process.protocol import Response
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure, Unstarted
-from runqy_agent.process.child import Child, Command
-from runqy_agent.process.protocol import LongLine, Response, UnsendablePayloadError, encode_task
+from runqy_agent.process.child import Child
+from runqy_agent.process.protocol import Response, UnsendablePayloadError, encode_task
 from runqy_agent.process.runner import BaseRunner, InFlight
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.outcome import Outcome
+    from runqy_agent.process.command import Command
+    from runqy_agent.process.lines import LongLine
     from runqy_agent.process.recovery import Recovery
 
 log = logging.getLogger(__name__)

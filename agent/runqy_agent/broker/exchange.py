@@ -1,0 +1,61 @@
+"""What goes to Redis and comes back in one exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.exceptions import ResponseError
+
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.broker.settle import Settled
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What to do with one queue in one round trip.
+
+    Attributes:
+        queue: the sub-queue.
+        finished: settled tasks of this queue.
+        claims: ids that a blocking move has put into active for this worker.
+        take: how many tasks to take besides the claims.
+    """
+
+    queue: str
+    finished: list[Settled] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+    take: int = 0
+
+
+@dataclass(slots=True)
+class Exchanged:
+    """What came of it.
+
+    Attributes:
+        held: for each finished task whether this worker still held it; if not, nothing was written for it.
+        taken: new tasks, oldest first.
+        dropped: ids found in the queue without a task, now removed.
+        paused: the queue is paused, nothing was taken.
+        error: Redis refused the step; nothing was done.
+    """
+
+    held: list[bool] = field(default_factory=list)
+    taken: list[TakenTask] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    paused: bool = False
+    error: ResponseError | None = None
+
+
+@dataclass(slots=True)
+class ExpiredTask:
+    """A task whose worker let its lease end.
+
+    Attributes:
+        task: the task, with ``held_until`` being the end of the lease that was found.
+        claimed: False if it was moved to active but never claimed, so that it certainly did not run.
+    """
+
+    task: TakenTask
+    claimed: bool
