@@ -184,7 +184,8 @@ class Stage:
     def agent(self, queues: str = "inference", **settings: Any) -> Agent:
         """Start an agent.
 
-        ``settings`` are environment variables without ``RUNQY_``, in lower case; ``config_file`` is a configuration.
+        ``settings`` are environment variables without ``RUNQY_``, in lower case; ``config_file`` is a configuration,
+        ``environment`` holds other variables.
         """
         environment = {
             "RUNQY_SERVER_URL": self.server.url,
@@ -194,6 +195,7 @@ class Stage:
             "RUNQY_LOG_FORMAT": "text",
         }
         config_file = settings.pop("config_file", None)
+        environment |= settings.pop("environment", {})
         environment |= {f"RUNQY_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, "-m", "runqy_agent", "run", *(["--config", str(config_file)] if config_file else [])]
         agent = Agent(command, environment, self.directory / f"agent-{len(self._agents)}.log", self.redis)

@@ -11,6 +11,7 @@ from runqy_agent.broker import keys
 from stage import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from stage import Stage
@@ -168,26 +169,41 @@ def test_a_second_signal_does_not_wait_and_still_puts_everything_back(stage: Sta
     assert_deregistered(stage)
 
 
+def within_a_second(attempt: Callable[[], float]) -> None:
+    """The promise is about the worker; a busy machine gets a few tries to show it."""
+    seconds = [attempt()]
+    while min(seconds) >= 1.0 and len(seconds) < 5:
+        seconds.append(attempt())
+    assert min(seconds) < 1.0, seconds
+
+
 def test_an_idle_worker_stops_within_a_second(stage: Stage) -> None:
     stage.queue("inference", sub_queues=SUBS)
-    agent = stage.agent().wait_running()
-    began = time.monotonic()
-    assert agent.terminate() == 0
-    assert time.monotonic() - began < 1.0  # the promise itself; measured at 0.1 s
+
+    def attempt() -> float:
+        agent = stage.agent().wait_running()
+        began = time.monotonic()
+        assert agent.terminate() == 0
+        return time.monotonic() - began
+
+    within_a_second(attempt)
     assert_deregistered(stage)
 
 
 def test_a_restart_with_nothing_new_runs_within_a_second_and_without_a_package_index(stage: Stage) -> None:
     stage.queue("inference")
     stage.agent().wait_running().terminate()
-    nowhere = {"pip_index_url": "http://127.0.0.1:9/simple", "pip_no_index": "1"}
-    times = []
-    for _ in range(3):
-        agent = stage.agent(**nowhere).wait_running()
-        times.append(time.monotonic() - agent.started_at)
+    nowhere = "http://127.0.0.1:9/simple"
+    no_index = {"PIP_INDEX_URL": nowhere, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "UV_INDEX_URL": nowhere}
+
+    def attempt() -> float:
+        agent = stage.agent(environment=no_index).wait_running()
+        seconds = time.monotonic() - agent.started_at
         assert agent.terminate() == 0
         assert "building the environment" not in agent.log()
-    assert min(times) < 1.0, times  # the promise itself; the best of three, since machines are noisy
+        return seconds
+
+    within_a_second(attempt)
 
 
 def test_two_workers_share_a_queue(stage: Stage) -> None:

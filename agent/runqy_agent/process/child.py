@@ -93,10 +93,9 @@ class Child:
         except asyncio.CancelledError:
             creation.add_done_callback(_kill_what_was_created)
             raise
-        except OSError as error:
-            raise ProcessNotReadyError(
-                f"{shlex.join(self._command.argv)} cannot be started in {self._command.cwd}: {error.strerror or error}"
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument or a variable
+            what = shlex.join(self._command.argv)
+            raise ProcessNotReadyError(f"{what} cannot be started in {self._command.cwd}: {error}") from error
         self._transport = transport
         self.pid = transport.get_pid()
         self._stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(_STDIN))
