@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -140,10 +141,12 @@ class Agent:
     def close(self) -> None:
         """End it, whatever it does."""
         if self.process.poll() is None:
-            for process in psutil.Process(self.pid).children(recursive=True):
-                process.kill()
+            children = psutil.Process(self.pid).children(recursive=True)
             self.process.kill()
             self.process.wait()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):  # many end by themselves when their pipes close
+                    child.kill()
         self._log.close()
 
 
