@@ -113,11 +113,10 @@ def test_settings_without_effect_yet_are_warned_of(files: Files) -> None:
     text = """\
 worker: {processes: 2, gpus: auto, max_tasks_per_process: 5}
 status: {listen: "127.0.0.1:1"}
-one_shot: {prestart: 2}
 """
     warnings = "\n".join(files.load(text).warnings)
-    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process", "status.listen", "one_shot.prestart")
+    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process", "status.listen")
     for path in paths:
         assert f"{path}: has no effect in this version" in warnings
-    quiet = "worker: {processes: 1, max_tasks_per_process: 0}\nstatus: {listen: ''}\none_shot: {prestart: 1}"
+    quiet = "worker: {processes: 1, max_tasks_per_process: 0}\nstatus: {listen: ''}\none_shot: {prestart: 2}"
     assert files.load(quiet).warnings == []
