@@ -24,7 +24,7 @@ def exponential_retry_delay(retried: int, error: str, task: TakenTask) -> float:
     Returns:
         Seconds.
     """
-    return float(retried**4 + 15 + random.randrange(30) * (retried + 1))  # noqa: S311  # jitter, not a secret
+    return float(retried**4 + 15 + random.randrange(30) * (retried + 1))  # jitter, not a secret
 
 
 def fixed_retry_delay(seconds: float) -> RetryDelay:

@@ -78,7 +78,7 @@ def test_an_error_nested_deeply_is_an_error_all_the_same() -> None:
 
 
 @given(st.integers(900, 1100), st.sampled_from(["error", "result", "other"]), st.booleans())
-def test_no_depth_of_nesting_raises(depth: int, name: str, lenient: bool) -> None:  # noqa: FBT001
+def test_no_depth_of_nesting_raises(depth: int, name: str, lenient: bool) -> None:
     extra = ',"more":NaN' if lenient else ""
     decode_line(f'{{"task_id":"a","{name}":{"[" * depth}{"]" * depth}{extra}}}'.encode())
 

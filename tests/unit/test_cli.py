@@ -198,7 +198,7 @@ def test_an_unexpected_error_is_logged_with_its_traceback_and_ends_in_1(
 def test_demo_needs_no_configuration(arguments: list[str], *, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def run_demo(keep: bool) -> int:  # noqa: FBT001
+    def run_demo(keep: bool) -> int:
         seen.append(keep)
         return 7
 

@@ -48,7 +48,7 @@ def test_a_server_url_must_be_an_http_url_of_a_host(url: str, said: str) -> None
         ("HTTP://10.0.0.1", True),
     ],
 )
-def test_http_to_another_host_warns(url: str, warns: bool) -> None:  # noqa: FBT001
+def test_http_to_another_host_warns(url: str, warns: bool) -> None:
     config = load_config(environ=ENOUGH | {"RUNQY_SERVER_URL": url})
     assert config.server.url == url.rstrip("/")
     assert any("unencrypted" in warning for warning in config.warnings) is warns

@@ -226,7 +226,7 @@ def test_a_result_that_cannot_be_written_as_json_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_a_handler_that_exits_ends_its_task_and_not_the_program(threaded: bool) -> None:  # noqa: FBT001
+def test_a_handler_that_exits_ends_its_task_and_not_the_program(threaded: bool) -> None:
     async def handler(_: Task) -> None:
         sys.exit("no arguments")
 
@@ -243,7 +243,7 @@ def test_a_handler_cancelled_from_within_has_failed() -> None:
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_an_abandoned_task_is_cancelled_and_nothing_is_reported(stubborn: bool) -> None:  # noqa: FBT001
+def test_an_abandoned_task_is_cancelled_and_nothing_is_reported(stubborn: bool) -> None:
     ended: list[str] = []
 
     async def handler(_: Task) -> None:

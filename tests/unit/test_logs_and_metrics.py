@@ -119,8 +119,8 @@ def root_logger() -> Iterator[logging.Logger]:
 )  # fmt: skip
 def test_the_form_of_the_log_follows_the_setting_and_auto_follows_the_terminal(
     form: Any,
-    terminal: bool,  # noqa: FBT001
-    is_json: bool,  # noqa: FBT001
+    terminal: bool,
+    is_json: bool,
     redactor: Redactor,
     root_logger: logging.Logger,
 ) -> None:

@@ -126,7 +126,7 @@ def test_every_payload_arrives_on_one_line_and_can_be_read_back(payload: bytes) 
     st.sampled_from([None, 0, 2]),
     st.booleans(),
 )
-def test_whatever_the_layout_of_json_its_value_arrives(value: object, indent: int | None, ascii_only: bool) -> None:  # noqa: FBT001
+def test_whatever_the_layout_of_json_its_value_arrives(value: object, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     assert json.loads(sent(text.encode("utf-8", "replace"))[0]) == json.loads(text.encode("utf-8", "replace"))
 

@@ -108,7 +108,7 @@ def test_the_tasks_own_ttl_of_the_archive_wins(own: int | None, written: int) ->
 @pytest.mark.parametrize("store", [False, True])
 @pytest.mark.parametrize("retention", [0, 600])
 @pytest.mark.parametrize("own", [None, 0, 60])
-def test_how_long_a_completed_task_is_kept(store: bool, retention: int, own: int | None) -> None:  # noqa: FBT001
+def test_how_long_a_completed_task_is_kept(store: bool, retention: int, own: int | None) -> None:
     policy = Policy(store_results=store, ttl_completed=DAY)
     settled = settle(Success(b"1"), policy, retention=retention, ttl_completed=own, unique_key="lock")
     ttl = own if own is not None else retention or (DAY if store else None)

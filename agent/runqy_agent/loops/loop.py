@@ -34,7 +34,7 @@ class Backoff:
     def delay(self) -> float:
         """Seconds to wait before the next attempt."""
         delay, self._next = self._next, min(self._next * 2, self._longest)
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        return delay * random.uniform(0.5, 1.0)  # jitter, not a secret
 
     def reset(self) -> None:
         """It worked; begin anew next time."""

@@ -52,7 +52,7 @@ class WeightedShares:
         """Take pairs of queue and weight; weights are positive."""
         divisor = math.gcd(*(weight for _, weight in weights)) if weights else 1
         self._weights = {name: weight // divisor for name, weight in weights}
-        self._gains = {name: random.uniform(0, weight) for name, weight in self._weights.items()}  # noqa: S311
+        self._gains = {name: random.uniform(0, weight) for name, weight in self._weights.items()}
 
     def plan(self, slots: int, eligible: Collection[str]) -> dict[str, int]:
         """Hand out the slots one by one."""

@@ -50,4 +50,4 @@ class Recovery:
             delay = settings.initial_delay * settings.backoff_factor ** (self.consecutive_fails - 1)
         except OverflowError:
             delay = settings.max_delay
-        return min(delay, settings.max_delay) * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # jitter
+        return min(delay, settings.max_delay) * random.uniform(1 - JITTER, 1 + JITTER)  # jitter

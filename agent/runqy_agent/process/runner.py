@@ -118,13 +118,12 @@ class InFlight:
         return True
 
     def remove(self, task: TakenTask) -> bool:
-        """Forget a task. False if it was not there."""
+        """Forget a task. True if it was in flight; False if it was only waiting, or not there at all."""
         if self.tasks.get(task.id) is task:
             del self.tasks[task.id]
             return True
         if task in self.waiting:
             self.waiting.remove(task)
-            return True
         return False
 
     def next_waiting(self, task_id: str) -> TakenTask | None:

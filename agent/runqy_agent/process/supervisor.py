@@ -166,6 +166,7 @@ class Supervisor(BaseRunner):
             timer = self._abandoned.pop(response.task_id, None)
             if timer is not None:
                 timer.cancel()
+                self._let_next(response.task_id)
             self.health.dropped_responses += 1
             log.warning("queue %s: dropped an answer to task %r, which is not in flight", self.name, response.task_id)
             return
@@ -182,8 +183,12 @@ class Supervisor(BaseRunner):
     def _finish(self, task: TakenTask, outcome: Outcome) -> None:
         del self._in_flight.tasks[task.id]
         self._sink.finished(task, outcome)
+        self._let_next(task.id)
+
+    def _let_next(self, task_id: str) -> None:
+        """The process is through with this id: whichever task of the same id waited is written now."""
         if self._in_flight.waiting and self._child is not None:
-            waiting = self._in_flight.next_waiting(task.id)
+            waiting = self._in_flight.next_waiting(task_id)
             if waiting is not None:
                 self._child.write(self._line(waiting))
 
