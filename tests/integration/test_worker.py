@@ -220,6 +220,16 @@ def test_two_workers_share_a_queue(stage: Stage) -> None:
     assert len(list(stage.redis.scan_iter("asynq:workers:*", _type="HASH"))) == len(agents)
 
 
+def test_tasks_of_the_same_id_in_two_sub_queues_both_run(stage: Stage) -> None:
+    stage.queue("inference", sub_queues=SUBS)
+    stage.agent(concurrency=4).wait_running()
+    for queue, number in (("inference.high", 1), ("inference.low", 2)):
+        stage.client.enqueue(queue, b'{"n": %d, "sleep": 0.05}' % number, task_id="same")
+    for queue, number in (("inference.high", 1), ("inference.low", 2)):
+        assert stage.until_state(queue, "same", "completed", "archived", "retry") == "completed"
+        assert result(stage, queue, "same")["echo"]["n"] == number
+
+
 def test_two_parent_queues_each_have_their_own_process(stage: Stage) -> None:
     stage.queue("inference", sub_queues=SUBS)
     stage.queue("simple", mode="one_shot")
