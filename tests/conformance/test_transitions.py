@@ -15,9 +15,10 @@ from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.message import TakenTask, decode
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.broker.settle import Policy
-from runqy_agent.clock import Clock, SetClock
+from runqy_agent.clock import Clock
 from runqy_agent.demo.client import TaskClient
 from runqy_agent.outcome import Failure, Outcome, Success, Unstarted
+from set_clock import SetClock
 from vectors_kit import differences, dump, load, restore
 
 if TYPE_CHECKING:

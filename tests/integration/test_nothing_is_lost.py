@@ -13,10 +13,10 @@ from runqy_agent.broker import keys
 from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.connection import RedisAddress, open_client
 from runqy_agent.broker.settle import Policy
-from runqy_agent.clock import SetClock
 from runqy_agent.demo.client import message
 from runqy_agent.demo.redis_server import RedisServer
 from runqy_agent.loops.recoverer import Recoverer
+from set_clock import SetClock
 from stage import Stage, until
 
 if TYPE_CHECKING:

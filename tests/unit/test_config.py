@@ -47,7 +47,7 @@ def test_the_example_of_the_original_loads_unchanged(files: Files) -> None:
     assert config.worker.shutdown_timeout == 30.0
     assert isinstance(config.worker.shutdown_timeout, Duration)
     assert config.bootstrap.retry_delay == 5.0
-    assert config.retry.max_retry == config.retry.fallback == 2
+    assert config.retry.max_retry == 2
     assert config.warnings == []
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from runqy_agent.clock import SetClock
 from runqy_agent.config.duration import Duration
 from runqy_agent.config.settings import RecoverySettings
 from runqy_agent.errors import DeploymentError
@@ -14,6 +13,7 @@ from runqy_agent.process.command import split_command
 from runqy_agent.process.environment import process_environment, refused_names
 from runqy_agent.process.recovery import JITTER, Recovery
 from runqy_agent.process.runner import InFlight
+from set_clock import SetClock
 from task_kit import NOW, taken
 
 VENV = Path("/srv/env")

@@ -11,7 +11,6 @@ from functools import cache, lru_cache
 QUEUES = "asynq:queues"
 SERVERS = "asynq:servers"
 WORKERS = "asynq:workers"
-CANCEL_CHANNEL = "asynq:cancel"
 
 # Not part of asynq's layout: the runqy server finds tasks and results by id alone under these.
 LOOKUP_PREFIX = "asynq:t:"

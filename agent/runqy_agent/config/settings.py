@@ -11,7 +11,6 @@ from msgspec import Meta, Struct, field
 
 from runqy_agent.config.duration import Duration
 
-_DEFAULT_MAX_RETRY = 25
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -104,14 +103,9 @@ class GitSettings(Section):
 
 
 class RetrySettings(Section):
-    """Retries of failed tasks. ``max_retry`` is None unless set: then it is a ceiling too."""
+    """Retries of failed tasks. An asynq message always says how many it allows; ``max_retry``, if set, is a ceiling."""
 
     max_retry: Count | None = None
-
-    @property
-    def fallback(self) -> int:
-        """Retries for a task whose message carries none."""
-        return _DEFAULT_MAX_RETRY if self.max_retry is None else self.max_retry
 
 
 class RecoverySettings(Section):

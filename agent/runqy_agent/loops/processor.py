@@ -44,7 +44,6 @@ class Processor(Loop):
     Attributes:
         held: the tasks this worker holds, from the moment they are taken until their outcome is written.
         counts: ``succeeded``, ``failed``, ``lost`` and other outcomes since the start.
-        exchanges: round trips made.
         exchanging: whether one is under way.
         on_health_change: called when a runner's health has changed.
     """
@@ -68,7 +67,6 @@ class Processor(Loop):
         self._draining = False
         self.exchanging = False
         self.counts: Counter[str] = Counter()
-        self.exchanges = 0
         self.on_health_change: Callable[[], None] | None = None
         for route in routes:
             route.runner.attach(self)
@@ -218,7 +216,6 @@ class Processor(Loop):
                 self._routes[request.queue].take_back(request)
                 self._doubts.add(request, lease, self._clock.monotonic())
             raise
-        self.exchanges += 1
         # All slots that became free first: a task of one queue may take the slot of another's.
         for request, answer in zip(requests, answers, strict=True):
             self._release(request, answer)
