@@ -26,7 +26,7 @@ from runqy_agent.process.supervisor import Supervisor
 from runqy_agent.registration import ServedQueue, register, route
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.clock import Clock
@@ -163,8 +163,10 @@ async def deploy(config: Config, registrations: Sequence[Registration]) -> dict[
     return {release.queue: release for release in releases}
 
 
-def make_runner(config: Config, clock: Clock, registration: Registration, release: Release) -> Runner:
-    """The runner of one parent queue, in the mode that the server asks for.
+def make_runner(
+    config: Config, clock: Clock, registration: Registration, release: Release, redact: Callable[[str], str]
+) -> Runner:
+    """The runner of one parent queue, in the mode that the server asks for; errors pass through ``redact``.
 
     Raises:
         DeploymentError: its start command makes no sense.
@@ -179,6 +181,7 @@ def make_runner(config: Config, clock: Clock, registration: Registration, releas
         startup_timeout=deployment.startup_timeout_secs,
         max_message_bytes=config.worker.max_message_bytes,
         label=name,
+        redact=redact,
     )
     if deployment.mode == "one_shot":
         return OneShot(name, command, prestart=config.one_shot.prestart)

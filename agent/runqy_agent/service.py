@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
-from runqy_agent.errors import ExitCode
+from runqy_agent.errors import ExitCode, RunqyAgentError
 from runqy_agent.reporting.logs import Redactor, configure_logging
 from runqy_agent.worker import Worker
 
@@ -35,7 +35,12 @@ def run_service(config: Config) -> int:
     for warning in config.warnings:
         log.warning("%s", warning)
     _use_uvloop()
-    asyncio.run(_serve(config, redactor))
+    try:
+        asyncio.run(_serve(config, redactor))
+    except RunqyAgentError as error:
+        # It ends on standard error, and may quote what a process printed before it failed.
+        error.args = (redactor.redact(str(error)),)
+        raise
     return ExitCode.DONE
 
 

@@ -22,6 +22,7 @@ from runqy_agent.handlers import ServeMux
 from runqy_agent.loops.heartbeat import Heartbeat
 from runqy_agent.loops.listener import BLOCK_SECONDS, Listener
 from runqy_agent.loops.loop import TROUBLE
+from runqy_agent.reporting.logs import Redactor
 from runqy_agent.reporting.metrics import HostMetrics
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
 from runqy_agent.signals import stop_signals
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from runqy_agent.loops.processor import Processor
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration, ServedQueue, ServerRedis
-    from runqy_agent.reporting.logs import Redactor
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Worker:
         self.retry_delay: RetryDelay = exponential_retry_delay
         self.status = "bootstrapping"
         self._clock = clock or Clock()
-        self._redactor = redactor
+        self._redactor = redactor or Redactor()
         self._mux = ServeMux()
         self._queues = dict(queues or {})
         self._stop_requested = asyncio.Event()
@@ -130,9 +130,8 @@ class Worker:
             self._served = assembly.queues_without_server(self.config, self._queues)
             return []
         registrations, self._served = await assembly.register_and_route(self.config)
-        if self._redactor:
-            for registration in registrations:
-                self._redactor.add(registration.secrets())
+        for registration in registrations:
+            self._redactor.add(registration.secrets())
         return registrations
 
     async def _connect(self, server: ServerRedis | None) -> None:
@@ -166,7 +165,8 @@ class Worker:
         releases = await assembly.deploy(self.config, registrations)
         for registration in registrations:
             name = registration.queue.name
-            runner = assembly.make_runner(self.config, self._clock, registration, releases[name])
+            redact = self._redactor.redact
+            runner = assembly.make_runner(self.config, self._clock, registration, releases[name], redact)
             self._parents[name] = assembly.Parent(runner, stored[name])
 
     def _runners(self) -> list[Runner]:

@@ -164,6 +164,19 @@ def test_a_crash_blames_the_task_that_was_running_and_returns_the_others(stage: 
     assert agent.record()["healthy"] == "true"
 
 
+def test_a_vault_value_that_a_crashing_process_prints_is_not_stored_with_the_error(stage: Stage) -> None:
+    code = COUNTING.replace("    time.sleep(0.002)\n", "    sys.exit('the token is ' + os.environ['TOKEN'])\n")
+    stage.queue("inference", {"main.py": code})
+    stage.server.queues["inference"].vaults = {"TOKEN": "vault-value-5678"}
+    stage.agent().wait_running()
+    task_id = stage.client.enqueue(QUEUE, b"{}")
+    stage.until_state(QUEUE, task_id, "retry")
+    info = stage.client.info(QUEUE, task_id)
+    assert info is not None
+    assert "the token is ***" in info.message.error_msg
+    assert "vault-value-5678" not in info.message.error_msg
+
+
 def test_a_task_past_its_deadline_fails_and_the_process_is_restarted(stage: Stage, tmp_path: Path) -> None:
     stage.queue("inference")
     stage.agent(concurrency=2).wait_running()

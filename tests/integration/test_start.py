@@ -62,6 +62,17 @@ def test_a_process_that_does_not_become_ready_ends_with_5_and_its_reason(
     assert_no_worker(stage)
 
 
+@pytest.mark.parametrize("mode", ["long_running", "one_shot"])
+def test_a_vault_value_that_a_failing_process_prints_is_in_no_error(stage: Stage, mode: str) -> None:
+    code = "import os, sys\nprint('token is', os.environ['TOKEN'], file=sys.stderr)\nsys.exit(4)\n"
+    stage.queue("inference", {"main.py": code}, mode=mode)
+    stage.server.queues["inference"].vaults = {"TOKEN": "vault-value-5678"}
+    agent = stage.agent()
+    assert agent.wait() == ExitCode.PROCESS_NOT_READY
+    assert "token is ***" in agent.log()
+    assert "vault-value-5678" not in agent.log()
+
+
 def test_a_stop_during_the_start_is_clean(stage: Stage) -> None:
     stage.queue("inference", {"main.py": SILENT})
     agent = stage.agent()

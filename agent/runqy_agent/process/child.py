@@ -192,7 +192,8 @@ class Child:
             if not self.ready.done():
                 self.ready.set_result(None)
         elif isinstance(message, StartFailed):
-            self._fail_ready(f"the process of queue {self._command.label} failed to start: {message.error}")
+            reason = self._command.redact(message.error)
+            self._fail_ready(f"the process of queue {self._command.label} failed to start: {reason}")
         elif line:
             self._print("stdout", line)
 
@@ -200,7 +201,7 @@ class Child:
         if isinstance(line, LongLine):
             line = line.head + f" … ({line.size} bytes in all)".encode()
         text = line.decode("utf-8", "replace")
-        self.stderr_tail.append(text[:1000])
+        self.stderr_tail.append(self._command.redact(text)[:1000])
         self._print("stderr", line)
 
     def _print(self, source: str, line: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -23,6 +24,7 @@ class Command:
         startup_timeout: seconds until it must be ready.
         max_message_bytes: longest line accepted from it.
         label: the parent queue, for the log.
+        redact: takes secrets out of what the process prints before it becomes part of an error.
     """
 
     argv: tuple[str, ...]
@@ -31,6 +33,7 @@ class Command:
     startup_timeout: float = 300.0
     max_message_bytes: int = 32 * 1024 * 1024
     label: str = ""
+    redact: Callable[[str], str] = str
 
 
 def split_command(text: str, python: Path) -> tuple[str, ...]:
