@@ -15,12 +15,13 @@ from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.channel import Channel
 from runqy_agent.broker.connection import Clients, check_server, describe, resolve
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
+from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
 from runqy_agent.handlers import ServeMux
 from runqy_agent.loops.heartbeat import Heartbeat
-from runqy_agent.loops.listener import BLOCK_SECONDS, Listener
+from runqy_agent.loops.listener import LOOK_SECONDS, Listener
 from runqy_agent.loops.loop import TROUBLE
 from runqy_agent.reporting.logs import Redactor
 from runqy_agent.reporting.metrics import HostMetrics
@@ -144,14 +145,9 @@ class Worker:
         self._presence = Presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
         self._heartbeat.start()
-        self._listeners = [
-            Listener(
-                self._clients.open(address, reply_timeout=2 * BLOCK_SECONDS, single=True),
-                served.name,
-                lambda queue, task_id: self._processor.claimed(queue, task_id) if self._processor else None,
-            )
-            for served in self._served
-        ]
+        for served in self._served:
+            waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS, single=True)
+            self._listeners.append(Listener(Watch(self._broker, waiting, served.name, self.identity.uuid)))
         names = ", ".join(f"{served.name} ({served.priority})" for served in self._served)
         log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, names, address)
 
@@ -217,7 +213,7 @@ class Worker:
         self.status = "draining"
         processor.hold()
         self._heartbeat.nudge()
-        await asyncio.gather(*(listener.shut(self._broker.client) for listener in self._listeners))
+        await asyncio.gather(*(listener.stop() for listener in self._listeners))
         if processor_alive:
             drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
             hurry = asyncio.create_task(self._hurry.wait())

@@ -53,6 +53,7 @@ class ScriptedBroker:
         self.paused: set[str] = set()
         self.taken_over: set[str] = set()
         self.most_active = 0
+        self.lease_seconds = 30.0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -85,17 +86,16 @@ class ScriptedBroker:
                 self.active.remove(task_id)
                 if settled.step == "requeue":
                     self.pending[queue].appendleft(task_id)
-        ids = [] if queue in self.paused else list(request.claims)
-        if queue in self.paused:
-            self.pending[queue].extendleft(reversed(request.claims))
-        else:
-            while self.pending[queue] and len(ids) < request.take + len(request.claims):
-                ids.append(self.pending[queue].popleft())
+        ids: list[str] = []
+        while queue not in self.paused and self.pending[queue] and len(ids) < request.take:
+            ids.append(self.pending[queue].popleft())
         self.active.update(ids)
         now = Clock().now()
         tasks = [
             self.special.get(task_id) or taken(task_id, queue=queue, taken_at=now, retention=60) for task_id in ids
         ]
+        for task in tasks:
+            task.held_until = task.lease_ends = now + self.lease_seconds
         return Exchanged(held, tasks, [], queue in self.paused)
 
     def steps(self, step: str) -> list[str]:
@@ -193,20 +193,6 @@ def test_a_slot_that_one_queue_frees_goes_to_a_task_of_another_without_detour() 
             rig.runners["b"].end(rig.runners["b"].begun[0])
             await until(lambda: rig.runners["a"].begun)
             assert rig.broker.steps("requeue") == []
-
-    run(test)
-
-
-def test_a_claim_for_which_there_is_no_slot_left_goes_back() -> None:
-    async def test() -> None:
-        async with running(Rig(ScriptedBroker(a=1, b=0), concurrency=1)) as rig:
-            await until(lambda: rig.runners["a"].begun)
-            rig.processor.claimed("b", b"b0")
-            await until(lambda: rig.broker.steps("requeue") == ["b0"])
-            assert rig.runners["b"].begun == []
-            assert list(rig.broker.pending["b"]) == ["b0"]
-            rig.runners["a"].end(rig.runners["a"].begun[0])
-            await until(lambda: rig.runners["b"].ids == ["b0"])
 
     run(test)
 
@@ -376,20 +362,44 @@ def test_a_task_that_is_not_to_be_run_is_archived_and_harms_no_other(fields: dic
     run(test)
 
 
-def test_a_paused_queue_gives_a_claim_back_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor_module, "PAUSE_POLL", 0.02)
-
+def test_a_paused_queue_is_left_alone_and_others_go_on() -> None:
     async def test() -> None:
-        rig = Rig(ScriptedBroker(a=0, b=3), concurrency=2)
+        rig = Rig(ScriptedBroker(a=1, b=3), concurrency=2)
         rig.broker.paused.add("a")
         rig.runners["b"].at_once = rig.runners["a"].at_once = True
         async with running(rig):
-            rig.processor.claimed("a", b"a0")
             await until(lambda: len(rig.broker.steps("complete")) == 3)
-            await until(lambda: list(rig.broker.pending["a"]) == ["a0"])
+            assert list(rig.broker.pending["a"]) == ["a0"]
             assert rig.runners["a"].begun == []
             rig.broker.paused.clear()
             await until(lambda: rig.runners["a"].ids == ["a0"])
+
+    run(test)
+
+
+def test_an_outcome_that_comes_after_the_end_of_the_lease_is_not_written() -> None:
+    async def test() -> None:
+        async with running(Rig(ScriptedBroker(a=2), concurrency=2)) as rig:
+            await until(lambda: len(rig.runners["a"].begun) == 2)
+            late, in_time = rig.runners["a"].begun
+            late.lease_ends = Clock().now() - 0.001
+            rig.runners["a"].end(late)
+            rig.runners["a"].end(in_time)
+            await until(lambda: not rig.processor.held)
+            assert rig.broker.written == [("complete", in_time.id)]
+            assert rig.processor.counts["Lost"] == 1
+
+    run(test)
+
+
+def test_a_task_whose_lease_has_ended_before_its_answer_arrived_is_not_run() -> None:
+    async def test() -> None:
+        rig = Rig(ScriptedBroker(a=1), concurrency=1)
+        rig.broker.lease_seconds = -1.0
+        async with running(rig):
+            await until(lambda: rig.processor.counts["Lost"] == 1)
+            assert rig.runners["a"].begun == []
+            assert not rig.processor.held
 
     run(test)
 
@@ -399,14 +409,14 @@ def test_draining_lets_running_tasks_end_and_takes_nothing_more() -> None:
         async with running(Rig(ScriptedBroker(a=5), concurrency=2)) as rig:
             await until(lambda: len(rig.runners["a"].begun) == 2)
             drain = asyncio.create_task(rig.processor.drain(PATIENCE))
-            rig.processor.claimed("a", b"late")
-            await until(lambda: rig.broker.steps("requeue") == ["late"])
+            rig.broker.pending["a"].append("late")
+            rig.processor.wake()
             assert not drain.done()
             for task in rig.runners["a"].begun:
                 rig.runners["a"].end(task)
             await asyncio.wait_for(drain, PATIENCE)
             assert rig.broker.steps("complete") == ["a0", "a1"]
-            assert list(rig.broker.pending["a"]) == ["late", "a2", "a3", "a4"]
+            assert list(rig.broker.pending["a"]) == ["a2", "a3", "a4", "late"]
 
     run(test)
 

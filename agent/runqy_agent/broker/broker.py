@@ -100,8 +100,6 @@ class Broker:
             ARCHIVE_SIZE,
             repr(held_until),
             request.take,
-            len(request.claims),
-            *request.claims,
         ]
         for settled in request.finished:
             args += (settled.step, settled.task.id, repr(settled.task.held_until))
@@ -194,7 +192,7 @@ class Broker:
             raw_id, lease, raw, state, ttl_archived = found[at : at + 5]
             fields = [raw_id, raw, None, None, ttl_archived, None, None]
             task = self._task(queue, fields, now, float(lease))
-            tasks.append(ExpiredTask(task, claimed=state != b"pending"))
+            tasks.append(ExpiredTask(task, started=state != b"pending"))
         return tasks
 
     async def adopt(self, queue: str) -> list[str]:

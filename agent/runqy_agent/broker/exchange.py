@@ -19,13 +19,11 @@ class Exchange:
     Attributes:
         queue: the sub-queue.
         finished: settled tasks of this queue.
-        claims: ids that a blocking move has put into active for this worker.
-        take: how many tasks to take besides the claims.
+        take: how many tasks to take.
     """
 
     queue: str
     finished: list[Settled] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)
     take: int = 0
 
 
@@ -54,8 +52,8 @@ class ExpiredTask:
 
     Attributes:
         task: the task, with ``held_until`` being the end of the lease that was found.
-        claimed: False if it was moved to active but never claimed, so that it certainly did not run.
+        started: False if it was moved to active but never taken properly, so that it certainly did not run.
     """
 
     task: TakenTask
-    claimed: bool
+    started: bool

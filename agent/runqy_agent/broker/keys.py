@@ -23,6 +23,8 @@ class QueueKeys:
     Attributes:
         task_prefix: a task's hash is this followed by its id.
         group_prefix: a group's sorted set is this followed by the group's name.
+        watchers: the two places from which pending is watched.
+        turn: the list that the other workers wait on.
     """
 
     def __init__(self, queue: str) -> None:
@@ -40,6 +42,9 @@ class QueueKeys:
         self.failed = base + "failed"
         self.task_prefix = base + "t:"
         self.group_prefix = base + "g:"
+        # Not part of asynq's layout: who watches the pending list (see watch.py). They expire by themselves.
+        self.watchers = (base + "watcher:1", base + "watcher:2")
+        self.turn = base + "turn"
 
     def task(self, task_id: str) -> str:
         """The hash of one task."""

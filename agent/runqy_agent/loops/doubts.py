@@ -37,7 +37,7 @@ class Doubts:
         """An exchange with this lease has got no reply. ``now`` is in monotonic seconds."""
         for settled in request.finished:
             settled.in_doubt = True
-        if request.take or request.claims:
+        if request.take:
             self._doubts.append(_Doubt(request.queue, lease, now))
 
     def next_check(self) -> float | None:

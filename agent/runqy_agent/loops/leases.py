@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
 from runqy_agent.loops.loop import PeriodicLoop
+from runqy_agent.loops.processor import LEASE_ENDED
 
 if TYPE_CHECKING:
     from runqy_agent.broker.broker import Broker
@@ -39,7 +40,7 @@ class Leases(PeriodicLoop):
                 ended.append(task)
             elif task.lease_ends < now + RENEW_BELOW:
                 by_queue.setdefault(task.queue, []).append(task)
-        self._processor.lost(ended, "its lease could not be renewed in time")
+        self._processor.lost(ended, LEASE_ENDED)
         await asyncio.gather(*(self._renew(queue, tasks) for queue, tasks in by_queue.items()))
 
     async def _renew(self, queue: str, tasks: list[TakenTask]) -> None:

@@ -20,6 +20,7 @@ TROUBLE = (RedisError, OSError, asyncio.TimeoutError)
 
 STOP_SECONDS = 1.0
 """How long a stop waits for the round that is under way."""
+CANCEL_AGAIN_SECONDS = 0.25
 
 
 class Backoff:
@@ -61,9 +62,9 @@ class Loop:
 
     async def stop(self) -> None:
         """End; returns when it has ended."""
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.wait([self.task])
+        while self.task is not None and not self.task.done():
+            self.task.cancel()  # again if need be: redis-py loses a cancellation that comes while it connects
+            await asyncio.wait([self.task], timeout=CANCEL_AGAIN_SECONDS)
 
     async def run(self) -> None:
         """What it does, until it is cancelled."""

@@ -1,7 +1,7 @@
 """The hot path: finishes tasks and takes the next ones, as many in one round trip as there are.
 
-One loop owns all slots. Whatever runs the tasks reports to it (``finished``), the listeners bring it ids (``claimed``),
-and every round is one exchange with Redis that writes all outcomes at hand and fills all free slots.
+One loop owns all slots. Whatever runs the tasks reports to it (``finished``), the listeners wake it when there are new
+tasks, and every round is one exchange with Redis that writes all outcomes at hand and fills all free slots.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAUSE_POLL = 1.0
-"""Seconds between two looks at a paused queue."""
 REFUSED_DELAY = 5.0
 """Seconds to leave a queue alone on which Redis refused a step."""
 MOST_AT_ONCE = 500
 """Tasks taken from one queue in one step, so that no script runs long."""
+LEASE_ENDED = "its lease could not be renewed in time"
 
 
 class Processor(Loop):
@@ -70,6 +69,8 @@ class Processor(Loop):
         self.on_health_change: Callable[[], None] | None = None
         for route in routes:
             route.runner.attach(self)
+            if route.listener is not None:
+                route.listener.on_news = self.wake
 
     # What others see and tell.
 
@@ -92,11 +93,6 @@ class Processor(Loop):
         self._wake.set()
         if self.on_health_change is not None:
             self.on_health_change()
-
-    def claimed(self, queue: str, task_id: bytes) -> None:
-        """A listener has moved an id into active; the next exchange claims it."""
-        self._routes[queue].claims.append(task_id.decode("utf-8", "surrogateescape"))
-        self._wake.set()
 
     def finished(self, task: TakenTask, outcome: Outcome) -> None:
         """The run of a task has ended. ``wake`` must follow; so a batch of answers makes one exchange."""
@@ -132,9 +128,17 @@ class Processor(Loop):
         self._check_empty()
         self._wake.set()
 
-    def _note_loss(self, task: TakenTask, why: str, settled: Settled | None) -> None:
+    def _lose_ended(self) -> None:
+        """An outcome may be written while the lease holds. After that the task is a recoverer's, whoever's it is."""
+        now = self._clock.now()
+        for route in self._routes.values():
+            ended = [settled.task for settled in route.settled if settled.task.lease_ends <= now]
+            if ended:
+                self.lost(ended, LEASE_ENDED)
+
+    def _note_loss(self, task: TakenTask, why: str, settled: Settled | None = None) -> None:
         if settled is not None and settled.in_doubt:
-            log.info("queue %s: the outcome of task %s was written before its reply was lost", task.queue, task.id)
+            log.info("queue %s: task %s was probably written when its reply was lost", task.queue, task.id)
             return
         self.counts["Lost"] += 1
         log.warning("queue %s: lost task %s, %s; its outcome is not written", task.queue, task.id, why)
@@ -175,7 +179,7 @@ class Processor(Loop):
         return True
 
     def _check_empty(self) -> None:
-        if self.exchanging or self._held or any(route.claims for route in self._routes.values()):
+        if self.exchanging or self._held:
             self._empty.clear()
         else:
             self._empty.set()
@@ -205,6 +209,7 @@ class Processor(Loop):
     async def _round(self) -> None:
         if self._doubts.next_check() is not None:
             await self._resolve_doubts()
+        self._lose_ended()
         requests = self._plan()
         if not requests:
             return
@@ -241,16 +246,19 @@ class Processor(Loop):
         free = self._concurrency - len(self._held)
         eligible = set()
         for queue, route in self._routes.items():
-            free += len(route.settled) - len(route.claims)
+            free += len(route.settled)
             if route.may_give(now):
                 eligible.add(queue)
-        shares = {} if self._draining or free <= 0 else self._selector.plan(free, eligible)
+        room = free > 0 and not self._draining
+        shares = self._selector.plan(free, eligible) if room else {}
         requests = []
         for queue, route in self._routes.items():
+            if not room or not route.runner.ready:
+                route.rest()
             take = min(shares.get(queue, 0), MOST_AT_ONCE)
-            if (route.settled or route.claims or take) and route.not_before <= now:
-                requests.append(Exchange(queue, route.settled, route.claims, take))
-                route.settled, route.claims = [], []
+            if (route.settled or take) and route.not_before <= now:
+                requests.append(Exchange(queue, route.settled, take))
+                route.settled = []
         return requests
 
     def _release(self, request: Exchange, answer: Exchanged) -> None:
@@ -271,14 +279,9 @@ class Processor(Loop):
             log.warning("queue %s: dropped the id %r, for which there is no task", route.queue, task_id)
         if answer.taken:
             ready.setdefault(route.runner, []).extend(self._admit(route, answer.taken))
-        if answer.paused:
-            self._leave_alone(route, PAUSE_POLL)
-        elif (
-            answer.error is None
-            and len(answer.taken) + len(answer.dropped) < request.take
-            and route.listener is not None
-        ):
-            route.listener.arm()
+        if answer.error is None:
+            gave_less = len(answer.taken) + len(answer.dropped) < request.take
+            route.note_answer(paused=answer.paused, gave_less=gave_less)
         if request.take or answer.dropped:
             self._wake.set()  # slots that this queue could not fill may be filled by another
 
@@ -289,7 +292,11 @@ class Processor(Loop):
     def _admit(self, route: Route, tasks: list[TakenTask]) -> list[TakenTask]:
         """Hold tasks that were taken, and sort out those that are not to be run. Returns the others."""
         ready = []
+        now = self._clock.now()
         for task in tasks:
+            if task.lease_ends <= now:  # this process was frozen meanwhile
+                self._note_loss(task, LEASE_ENDED)
+                continue
             self._held[task] = route
             task.deadline = task.run_deadline(route.active_timeout)
             refusal = route.refusal(task)
@@ -302,7 +309,7 @@ class Processor(Loop):
         excess = len(self._held) - len(self._decided) - self._concurrency
         room = 0 if self._draining else len(ready) - max(0, excess)
         while len(ready) > max(0, room):
-            # An id arrived on one queue while a task from another took the last slot.
+            # Found again after its reply was lost, while others have taken the slots.
             self.finished(ready.pop(), Unstarted())
             self._wake.set()
         return ready

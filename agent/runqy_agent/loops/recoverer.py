@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,6 +52,7 @@ class Recoverer(PeriodicLoop):
             adopted = await self._broker.adopt(queue)
             if adopted:
                 log.warning("queue %s: %d active tasks had no lease and were given one", queue, len(adopted))
+                asyncio.get_running_loop().call_later(GRACE + 1, self.nudge)
             await self._recover(queue, policy)
 
     async def _recover(self, queue: str, policy: Policy) -> None:
@@ -60,7 +62,7 @@ class Recoverer(PeriodicLoop):
                 return
             exchange = Exchange(queue)
             for found in expired:
-                outcome: Outcome = Failure(LEASE_EXPIRED) if found.claimed else Unstarted()
+                outcome: Outcome = Failure(LEASE_EXPIRED) if found.started else Unstarted()
                 if found.task.malformed:
                     outcome = Failure(found.task.malformed, retry=False)
                 exchange.finished.append(policy.settle(found.task, outcome, self._clock.now_ns()))

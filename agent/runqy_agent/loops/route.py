@@ -28,7 +28,6 @@ class Route:
         listener: who waits while it is empty.
         not_before: monotonic seconds; the queue is left alone until then.
         settled: outcomes to be written.
-        claims: ids that the listener has brought.
     """
 
     queue: str
@@ -40,7 +39,6 @@ class Route:
     listener: Listener | None = None
     not_before: float = 0.0
     settled: list[Settled] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)
 
     def may_give(self, now: float) -> bool:
         """Whether it makes sense to ask for tasks. ``now`` is in monotonic seconds."""
@@ -48,9 +46,18 @@ class Route:
         return not known_empty and self.runner.ready and self.not_before <= now
 
     def take_back(self, request: Exchange) -> None:
-        """An exchange did not succeed: what it was to write and to claim is still to be done."""
+        """An exchange did not succeed: what it was to write is still to be written."""
         self.settled = request.finished + self.settled
-        self.claims = request.claims + self.claims
+
+    def note_answer(self, *, paused: bool, gave_less: bool) -> None:
+        """What an exchange has found: whether the queue is paused, or gave less than it was asked for."""
+        if self.listener is not None and (paused or gave_less):
+            self.listener.arm(paused=paused)
+
+    def rest(self) -> None:
+        """There is no room for tasks of this queue now."""
+        if self.listener is not None:
+            self.listener.rest()
 
     def drop(self, task: TakenTask) -> Settled | None:
         """Do not write the outcome of a task. Returns it; None if it is not waiting to be written."""

@@ -46,6 +46,8 @@ RUNNABLE = (
     "extend",
     "forward",
     "reclaim",
+    "unwatch",
+    "watch",
 )
 """The scripts that are run by themselves; the other files are steps and helpers that they include."""
 

@@ -1,5 +1,5 @@
--- adopt: ids that sit in active without a lease (their worker died between a blocking move and the claim) get one
--- that ends now, so that a recoverer finds them once it is sure that nobody is about to claim them.
+-- adopt: ids that sit in active without a lease (some worker died between moving them there and the next step) get one
+-- that ends now, so that a recoverer finds them once it is sure that nobody is about to give them one.
 -- KEYS: [1] active, [2] lease
 -- ARGV: [1] now (unix s)
 -- Returns: the ids that were given a lease.

@@ -4,7 +4,7 @@
 --       [8] failed of the day, [9] completed, [10] retry, [11] archived
 -- ARGV: [1] task_prefix, [2] lookup_prefix, [3] result_prefix (2 and 3 empty where they are not to be touched),
 --       [4] now (unix s), [5] stats_expire_at (unix s), [6] archive cutoff (unix s), [7] archive size,
---       [8] lease_until for what is taken (unix s), [9] how many to take, [10] number of claims, then the claims,
+--       [8] lease_until for what is taken (unix s), [9] how many to take,
 --       then eight values for each finished task: step, id, held_until, msg, a, b, c, d:
 --         'done':     a unique_key
 --         'complete': a unique_key, b expires_at (unix s), c result, d ttl (s)
@@ -23,12 +23,7 @@
 --@include take.lua
 local task_prefix, lookup_prefix, result_prefix = ARGV[1], ARGV[2], ARGV[3]
 local now = ARGV[4]
-local claims, at = {}, 11
-for _ = 1, tonumber(ARGV[10]) do
-  claims[#claims + 1] = ARGV[at]
-  at = at + 1
-end
-
+local at = 10
 local statuses, processed, failed, archived = {}, 0, 0, 0
 while at <= #ARGV do
   local step, id, held_until, msg = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
@@ -63,5 +58,5 @@ count(KEYS[5], KEYS[6], processed, ARGV[5])
 count(KEYS[7], KEYS[8], failed, ARGV[5])
 if archived > 0 then trim_archive(ARGV[6], tonumber(ARGV[7]), task_prefix) end
 
-local taken, dropped, paused = take(tonumber(ARGV[9]), claims, ARGV[8], task_prefix)
+local taken, dropped, paused = take(tonumber(ARGV[9]), ARGV[8], task_prefix)
 return { statuses, taken, dropped, paused }

@@ -1,25 +1,12 @@
 -- take: the oldest pending tasks become active, held by the caller until lease_until. Nothing is taken from a paused
--- queue; what a blocking move has already put into active for the caller (claims) then goes back to the head.
--- A claim that another worker made active in the meantime is no longer ours and is left alone.
--- An id without a hash is dropped from the queue and reported.
+-- queue. An id without a hash is dropped from the queue and reported.
 -- KEYS: [1] pending, [2] active, [3] lease, [4] paused (see exchange.lua).
--- Arguments: n (how many to take besides the claims), claims (ids, oldest first), lease_until (unix s), task_prefix.
+-- Arguments: n (how many to take), lease_until (unix s), task_prefix.
 -- Returns: taken (for each task seven values: id, msg, pending_since, ttl_completed, ttl_archived, pending_timeout,
 -- active_timeout; false where the hash lacks the field), dropped (ids without a hash), paused (1 or 0).
-local function take(n, claims, lease_until, task_prefix)
+local function take(n, lease_until, task_prefix)
   local taken, dropped, ids = {}, {}, {}
   local paused = redis.call('EXISTS', KEYS[4])
-  for _, id in ipairs(claims) do
-    local state = redis.pcall('HGET', task_prefix .. id, 'state')
-    if state ~= 'active' and redis.call('LREM', KEYS[2], 1, id) == 1 then
-      if paused == 1 then
-        redis.call('ZREM', KEYS[3], id)
-        redis.call('RPUSH', KEYS[1], id)
-      else
-        ids[#ids + 1] = id
-      end
-    end
-  end
   if paused == 0 and n > 0 then
     local oldest = redis.call('LRANGE', KEYS[1], -n, -1)
     if #oldest > 0 then
