@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runqy_agent.broker.settle import Policy
 from runqy_agent.deployment import Deployer, Source
 from runqy_agent.errors import ConfigError
+from runqy_agent.loops.canceller import Canceller
 from runqy_agent.loops.deadlines import Deadlines
 from runqy_agent.loops.forwarder import Forwarder
 from runqy_agent.loops.janitor import Janitor
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.connection import Client
     from runqy_agent.clock import Clock
     from runqy_agent.config import Config
     from runqy_agent.deployment import Release
@@ -126,13 +128,14 @@ def make_routes(
     return routes
 
 
-def make_loops(config: Config, broker: Broker, clock: Clock, routes: Sequence[Route]) -> Loops:
-    """The loops that serve these routes."""
+def make_loops(config: Config, broker: Broker, subscriber: Client, clock: Clock, routes: Sequence[Route]) -> Loops:
+    """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works."""
     names = [route.queue for route in routes]
     priorities = [(route.queue, route.priority) for route in routes]
     selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
     processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
     background = (
+        Canceller(subscriber, processor),
         Deadlines(clock, processor),
         Forwarder(broker, names),
         Recoverer(broker, clock, {route.queue: route.policy for route in routes}),

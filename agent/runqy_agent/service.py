@@ -28,7 +28,7 @@ def run_service(config: Config) -> int:
         RunqyAgentError: of the kind that tells which step failed; its exit code is the process's.
     """
     redactor = Redactor()
-    known = (config.server.api_key, config.git.token, config.redis.password)
+    known = (config.server.api_key, config.git.token, config.redis.password, config.redis.sentinel.password)
     redactor.add(secret.reveal() for secret in known if secret)
     configure_logging(config.log, redactor)
     log.info("runqy-agent %s", __version__)

@@ -7,13 +7,11 @@ import logging
 import os
 import socket
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent import assembly
-from runqy_agent.broker.broker import Broker
-from runqy_agent.broker.channel import Channel
-from runqy_agent.broker.connection import Clients, check_server, describe, resolve
+from runqy_agent.broker.connection import Clients, describe, resolve
+from runqy_agent.broker.opening import open_broker
 from runqy_agent.broker.presence import Identity, Presence, WorkerState
 from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
@@ -31,6 +29,8 @@ from runqy_agent.signals import stop_signals
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.connection import Client
     from runqy_agent.config import Config
     from runqy_agent.handlers import Middleware, Task
     from runqy_agent.loops.processor import Processor
@@ -82,6 +82,7 @@ class Worker:
         self._loops: assembly.Loops
         self.identity = Identity(socket.gethostname() or "unknown", os.getpid(), uuid.uuid4().hex, self._clock.now())
         self._broker: Broker
+        self._subscriber: Client
         self._processor: Processor | None = None
         self._heartbeat: Heartbeat
         self._presence: Presence | None = None
@@ -116,7 +117,7 @@ class Worker:
             await self._make_runners(registrations)
             served = list(zip(self._served, self._listeners, strict=True))
             routes = assembly.make_routes(self.config, served, self._parents, self.retry_delay)
-            self._loops = assembly.make_loops(self.config, self._broker, self._clock, routes)
+            self._loops = assembly.make_loops(self.config, self._broker, self._subscriber, self._clock, routes)
             self._processor = self._loops.processor
             self._processor.on_health_change = self._heartbeat.nudge
             await assembly.start_all(self._runners())
@@ -137,16 +138,14 @@ class Worker:
 
     async def _connect(self, server: ServerRedis | None) -> None:
         address = resolve(server, self.config.redis)
-        client = self._clients.open(address)
-        await check_server(client, address)
-        self._broker = Broker(client, self._clock, channel=Channel(self._clients.open(address)))
-        with suppress(*TROUBLE):  # they are loaded when they are missed, too
-            await self._broker.load_scripts()
+        queues = [served.name for served in self._served]
+        self._broker = await open_broker(self._clients, address, self._clock, queues)
+        self._subscriber = self._clients.open_subscriber(address)
         self._presence = Presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
         self._heartbeat.start()
+        waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)
         for served in self._served:
-            waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS, single=True)
             self._listeners.append(Listener(Watch(self._broker, waiting, served.name, self.identity.uuid)))
         names = ", ".join(f"{served.name} ({served.priority})" for served in self._served)
         log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, names, address)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,28 @@ def test_the_stronger_source_wins(files: Files) -> None:
     assert (config.worker.concurrency, config.worker.shutdown_timeout) == (3, 2.0)
     assert config.worker.strict_priority is True
     assert config.worker.max_tasks_per_process == 0
+
+
+def test_a_section_within_a_section_follows_the_same_rules(files: Files) -> None:
+    text = """
+redis:
+  sentinel:
+    master_name: "${MASTER}"
+    nodes: [a, "${NODE:-b:26380}"]
+    username: from-file
+"""
+    environ = ENOUGH | {"MASTER": "tasks", "RUNQY_REDIS_SENTINEL_USERNAME": "from-env"}
+    sentinel = files.load(text, environ | {"RUNQY_REDIS_SENTINEL_PASSWORD": "k3y"}).redis.sentinel
+    assert sentinel.configured
+    assert (sentinel.master_name, sentinel.nodes) == ("tasks", ["a", "b:26380"])
+    assert (sentinel.username, sentinel.password) == ("from-env", Secret("k3y"))
+    overridden = files.load(text, environ, overrides={"redis.sentinel.nodes": "c, [::1]:1"}).redis.sentinel
+    assert (overridden.nodes, overridden.password) == (["c", "[::1]:1"], None)
+
+
+@pytest.mark.parametrize("text", ["redis:", "redis: {sentinel: }", "redis: {sentinel: {}}", "redis: {cluster: false}"])
+def test_without_sentinels_there_is_none(files: Files, text: str) -> None:
+    assert not files.load(text).redis.sentinel.configured
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "worker:\n", "\ufeffworker: {concurrency: 1}"])
@@ -188,6 +211,11 @@ def test_the_variables_are_those_of_the_documentation() -> None:
         "RUNQY_REDIS_CA_FILE",
         "RUNQY_REDIS_CERT_FILE",
         "RUNQY_REDIS_KEY_FILE",
+        "RUNQY_REDIS_SENTINEL_MASTER_NAME",
+        "RUNQY_REDIS_SENTINEL_NODES",
+        "RUNQY_REDIS_SENTINEL_USERNAME",
+        "RUNQY_REDIS_SENTINEL_PASSWORD",
+        "RUNQY_REDIS_SENTINEL_PASSWORD_FILE",
         "RUNQY_REDIS_CLUSTER",
         "RUNQY_REDIS_LAYOUT",
         "RUNQY_STATUS_LISTEN",
@@ -199,7 +227,7 @@ def test_the_variables_are_those_of_the_documentation() -> None:
 
 def test_the_documentation_lists_every_key_with_its_variable_and_default() -> None:
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (?:`(\w+)`)? ?\| (.+?) \| .+ \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+(?:\.[a-z_]+)+)` \| (?:`(\w+)`)? ?\| (.+?) \| .+ \|$", page, re.MULTILINE)
     assert [row[0] for row in rows] == list(KEYS)
     required = {"server.url", "server.api_key", "worker.queue"}
     for path, variable, default in rows:
@@ -208,8 +236,7 @@ def test_the_documentation_lists_every_key_with_its_variable_and_default() -> No
 
 
 def _default(path: str) -> str:
-    section, _, name = path.partition(".")
-    value = getattr(getattr(Config(), section), name)
+    value = attrgetter(path)(Config())
     if isinstance(value, Duration):
         return f"`{format_duration(value)}`"
     if isinstance(value, bool):

@@ -100,13 +100,36 @@ def test_a_library_user_needs_no_server() -> None:
         ("deployment: {dir: ''}", "deployment.dir: must not be empty"),
         ("server: {timeout: 0}", "server.timeout: must be longer than 0"),
         ("redis: {layout: flat}", "redis.layout: not supported by this version"),
-        ("redis: {cluster: true}", "redis.cluster: not supported by this version"),
-        ("redis: {sentinel: {name: main}}", "redis.sentinel: not supported by this version"),
+        ("redis: {cluster: true, db: 1}", "redis.db: found 1; Redis Cluster has no other database than 0"),
+        ("redis: {address: 'a:1,b:2'}", "redis.address: found 2 addresses; more than one needs redis.cluster"),
+        ("redis: {cluster: true, address: 'a:1,b:0'}", 'redis.address: found the port "0"'),
+        ("redis: {cluster: true, address: 'a:1,'}", 'redis.address: found "", which names no host'),
+        ("redis: {sentinel: {master_name: m}}", "redis.sentinel.nodes: required beside the other keys there: a list"),
+        (
+            "redis: {sentinel: {nodes: [a]}}",
+            "redis.sentinel.master_name: required beside the other keys there: the name",
+        ),
+        ("redis: {sentinel: {master_name: m, nodes: ['a:0']}}", 'redis.sentinel.nodes: found the port "0"'),
+        ("redis: {sentinel: {master_name: m, nodes: ['']}}", 'redis.sentinel.nodes: found "", which names no host'),
+        (
+            "redis: {sentinel: {master_name: m, nodes: [a]}, cluster: true}",
+            "redis.cluster: redis.sentinel is given too; keep one of them",
+        ),
+        (
+            "redis: {sentinel: {master_name: m, nodes: [a]}, address: b}",
+            "redis.address: redis.sentinel is given too, and says where the master is; keep one of them",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(files: Files, text: str, said: str) -> None:
     found = files.problems(text)
     assert any(line.startswith("config.yml:1: ") and said in line for line in found)
+
+
+def test_a_line_of_a_section_within_a_section_is_named(files: Files) -> None:
+    text = "redis:\n  sentinel:\n    master_name: m\n    nodes: [a]\n    x: 5\n"
+    (line,) = files.problems(text)
+    assert line.startswith("config.yml:5: redis.sentinel.x: unknown key; redis.sentinel has master_name, nodes, ")
 
 
 def test_settings_without_effect_yet_are_warned_of(files: Files) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,11 +24,12 @@ def test_a_secret_is_read_from_its_file(files: Files, raw: bytes, key: str) -> N
     assert config.server.api_key == Secret(key)
 
 
-@pytest.mark.parametrize("section", ["server.api_key", "git.token", "redis.password"])
-def test_every_secret_can_come_from_a_file(files: Files, section: str) -> None:
-    config = load_config(environ=ENOUGH, overrides={f"{section}_file": str(files.write("from-file\n", "secret"))})
-    outer, _, inner = section.partition(".")
-    assert getattr(getattr(config, outer), inner) == Secret("from-file")
+@pytest.mark.parametrize("path", ["server.api_key", "git.token", "redis.password", "redis.sentinel.password"])
+def test_every_secret_can_come_from_a_file(files: Files, path: str) -> None:
+    overrides = {f"{path}_file": str(files.write("from-file\n", "secret"))}
+    if "sentinel" in path:
+        overrides |= {"redis.sentinel.master_name": "m", "redis.sentinel.nodes": "a"}
+    assert attrgetter(path)(load_config(environ=ENOUGH, overrides=overrides)) == Secret("from-file")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,10 @@ def test_of_a_secret_and_its_file_the_stronger_source_wins(files: Files) -> None
         ("server: {api_key: a, api_key_file: b}", ("server.api_key_file", "server.api_key")),
         ("git: {token: a, token_file: b}", ("git.token_file", "git.token")),
         ("redis: {password: a, password_file: b}", ("redis.password_file", "redis.password")),
+        (
+            "redis: {sentinel: {password: a, password_file: b}}",
+            ("redis.sentinel.password_file", "redis.sentinel.password"),
+        ),
         ("worker: {queue: a, queues: [b]}", ("worker.queues", "worker.queue")),
     ],
 )
@@ -85,6 +91,9 @@ def test_the_variable_replaces_the_queue_of_the_file(files: Files) -> None:
         ('server: {api_key: "hush-${hush"}', "server.api_key"),
         ('git: {token: "hush\\nhush"}', "git.token"),
         ("redis: {password: [hush-hush]}", "redis.password"),
+        ("redis: {sentinel: {password: [hush-hush]}}", "redis.sentinel.password"),
+        ("redis: {sentinel: {pasword: hush-hush}}", "redis.sentinel.pasword"),
+        ("redis: {sentinel: {nodes: ['redis://:hush-hush@h']}}", "redis.sentinel.nodes"),
         ("server: {url: 'https://me:hush-hush@h'}", "server.url"),
         ("redis: {address: 'redis://:hush-hush@h'}", "redis.address"),
         ("server: {apikey: hush-hush}", "server.apikey"),

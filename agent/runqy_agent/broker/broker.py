@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import ClusterDownError, NoScriptError, ResponseError
 
 from runqy_agent.broker import keys, scripts
 from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.channel import Channel
     from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.lookup import LookupKeys
     from runqy_agent.clock import Clock
 
 LEASE_SECONDS = 30
@@ -25,6 +26,9 @@ STATS_SECONDS = 90 * 24 * 3600
 ARCHIVE_SECONDS = 90 * 24 * 3600
 ARCHIVE_SIZE = 10_000
 FORWARD_BATCH = 100
+Step = tuple[str, list[str], list[Any]]
+"""A script's name, its KEYS and its ARGV."""
+
 _FIELDS_TAKEN = 7
 _LEASE_BITS = 20
 
@@ -37,7 +41,13 @@ class Broker:
     """
 
     def __init__(
-        self, client: Client, clock: Clock, *, channel: Channel | None = None, lookup_keys: bool = True
+        self,
+        client: Client,
+        clock: Clock,
+        *,
+        channel: Channel | None = None,
+        lookup_keys: bool = True,
+        afterwards: LookupKeys | None = None,
     ) -> None:
         """Use a client.
 
@@ -47,19 +57,19 @@ class Broker:
             channel: a connection for exchanges, taken by whoever finds it free; without one the client serves all.
             lookup_keys: whether the scripts may touch ``asynq:t:<id>`` and ``asynq:result:<id>``, which are not
                 in the queue's slot: not on a cluster.
+            afterwards: writes these keys after each exchange, where the scripts may not.
         """
         self.client = client
         self._clock = clock
         self._channel = channel
         self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
         self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
+        self._afterwards = afterwards
 
     async def load_scripts(self) -> None:
         """Make all scripts known to Redis, so that the first tasks need not."""
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for script in scripts.all_scripts():
-                pipeline.script_load(script.text)
-            await pipeline.execute()
+        for script in scripts.all_scripts():  # one by one: a cluster loads no scripts in a pipeline
+            await self.client.script_load(script.text)
 
     def new_lease(self) -> float:
         """The end of a lease that begins now (unix seconds), with a fraction of a second that makes it like no other.
@@ -77,18 +87,25 @@ class Broker:
             held_until: the end of the lease of what is taken, from ``new_lease``; by default a plain one.
 
         Returns:
-            One answer for each request, in order. A refusal by Redis that concerns one queue is that answer's error.
+            One answer for each request, in order. A refusal by Redis that concerns one queue is that answer's error;
+            on a cluster so is trouble with the node of one queue, as long as others answer.
         """
         now = self._clock.now()
         if held_until is None:
             held_until = int(now) + LEASE_SECONDS
-        commands = [self._exchange_command(request, int(now), held_until) for request in requests]
-        replies = await self._run_all("exchange", commands, self._channel)
-        return [
+        steps = [self._exchange_step(request, int(now), held_until) for request in requests]
+        replies = await self._run_all(steps, self._channel)
+        trouble = [reply for reply in replies if isinstance(reply, Exception) and not _is_refusal(reply)]
+        if trouble and len(trouble) == len(replies):
+            raise trouble[0]
+        answers = [
             self._exchanged(request, reply, now, held_until) for request, reply in zip(requests, replies, strict=True)
         ]
+        if self._afterwards is not None:
+            await self._afterwards.write(requests, answers)
+        return answers
 
-    def _exchange_command(self, request: Exchange, now: int, held_until: float) -> tuple[list[str], list[Any]]:
+    def _exchange_step(self, request: Exchange, now: int, held_until: float) -> Step:
         queue = keys.queue_keys(request.queue)
         args: list[Any] = [
             queue.task_prefix,
@@ -104,11 +121,11 @@ class Broker:
         for settled in request.finished:
             args += (settled.step, settled.task.id, repr(settled.task.held_until))
             args += settled.values
-        return queue.exchange(keys.utc_day(now)), args
+        return "exchange", queue.exchange(keys.utc_day(now)), args
 
     def _exchanged(self, request: Exchange, reply: Any, now: float, held_until: float) -> Exchanged:
-        if isinstance(reply, ResponseError):
-            return Exchanged(error=reply)
+        if isinstance(reply, Exception):
+            return Exchanged(error=reply, in_doubt=not isinstance(reply, ResponseError))
         statuses, taken, dropped, paused = reply
         tasks = self._tasks(request.queue, taken, now, held_until)
         return Exchanged(
@@ -169,18 +186,14 @@ class Broker:
                 lost.append(task)
         return lost
 
-    async def forward(self, queue: str) -> int:
-        """Make tasks pending that are scheduled, or to be retried, and due. Returns how many."""
+    async def forward(self, queue: str) -> None:
+        """Make tasks pending that are scheduled, or to be retried, and due."""
         names = keys.queue_keys(queue)
-        moved = 0
-        for source in (names.scheduled, names.retry):
-            count = FORWARD_BATCH
-            while count == FORWARD_BATCH:
-                now_ns = self._clock.now_ns()
-                args = [now_ns // 1_000_000_000, FORWARD_BATCH, names.task_prefix, names.group_prefix, now_ns]
-                count = await self._run("forward", [source, names.pending], args)
-                moved += count
-        return moved
+        count = FORWARD_BATCH
+        while count == FORWARD_BATCH:
+            now_ns = self._clock.now_ns()
+            args = [now_ns // 1_000_000_000, FORWARD_BATCH, names.task_prefix, names.group_prefix, now_ns]
+            count = await self._run("forward", [names.pending, names.scheduled, names.retry], args)
 
     async def expired(self, queue: str, cutoff: float, limit: int = 100) -> list[ExpiredTask]:
         """Find tasks whose lease ended before ``cutoff`` (unix seconds), oldest first."""
@@ -223,28 +236,38 @@ class Broker:
         """Run one of the package's scripts; for the parts of the broker that live in other modules."""
         return await self._run(name, list(script_keys), list(args))
 
+    async def run_scripts(self, *steps: Step) -> None:
+        """Run several, in one round trip. Raises the first refusal; the others have been carried out all the same."""
+        for reply in await self._run_all(steps):
+            if isinstance(reply, Exception):
+                raise reply
+
     async def _run(self, name: str, script_keys: list[str], args: list[Any]) -> Any:
-        (reply,) = await self._run_all(name, [(script_keys, args)])
+        (reply,) = await self._run_all([(name, script_keys, args)])
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def _run_all(
-        self, name: str, commands: list[tuple[list[str], list[Any]]], channel: Channel | None = None
-    ) -> list[Any]:
-        script = scripts.load(name)
-        packed = [("EVALSHA", script.sha, len(script_keys), *script_keys, *args) for script_keys, args in commands]
+    async def _run_all(self, steps: Sequence[Step], channel: Channel | None = None) -> list[Any]:
+        found = [scripts.load(name) for name, _, _ in steps]
+        packed = [
+            ("EVALSHA", script.sha, len(script_keys), *script_keys, *args)
+            for script, (_, script_keys, args) in zip(found, steps, strict=True)
+        ]
         replies = await (channel.call(packed) if channel and not channel.busy else self._execute(packed))
         missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
-            await self.client.script_load(script.text)
-            again = await self._execute([packed[index] for index in missing])
+            # EVAL goes to the server that has said so, and it knows the script from then on.
+            again = await self._execute([("EVAL", found[index].text, *packed[index][2:]) for index in missing])
             for index, reply in zip(missing, again, strict=True):
                 replies[index] = reply
         return replies
 
     async def _execute(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one round trip. A refusal is returned in its place, not raised."""
+        """Send commands in one round trip. A refusal is returned in its place, not raised.
+
+        On a cluster also other trouble with one of several nodes is returned, not raised.
+        """
         if len(commands) == 1:
             try:
                 return [await self.client.execute_command(*commands[0])]
@@ -254,6 +277,11 @@ class Broker:
             for command in commands:
                 pipeline.execute_command(*command)
             return list(await pipeline.execute(raise_on_error=False))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Redis has refused one command, and not all of them."""
+    return isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
 
 
 def _text(value: bytes | str) -> str:

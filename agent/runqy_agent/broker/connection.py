@@ -1,172 +1,114 @@
-"""How to reach Redis, and what its errors mean."""
+"""Clients of Redis: of one server, of the master that sentinels watch, or of a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from runqy_agent.config.address import parse_address
-from runqy_agent.errors import BrokerError
+from runqy_agent.broker.address import RedisAddress, resolve
+from runqy_agent.broker.cluster import AnyNode, ClusterClient
+from runqy_agent.broker.sentinel import Sentinels
+from runqy_agent.broker.steering import Guide, SteeredConnection, SteeredSSLConnection, Steering
 
-if TYPE_CHECKING:
-    from runqy_agent.config import RedisSettings, Secret
-    from runqy_agent.registration import ServerRedis
+__all__ = ["REPLY_TIMEOUT", "Client", "Clients", "RedisAddress", "describe", "open_client", "resolve"]
 
-log = logging.getLogger(__name__)
-
-OLDEST_VERSION = (6, 2)
-DEFAULT_PORT = 6379
 REPLY_TIMEOUT = 10.0
 """Seconds to wait for a reply, beyond the time a blocking command asked for."""
+CONNECT_SECONDS = 5.0
+MAX_CONNECTIONS = 1000
+"""For one client and server. One queue waits on one connection; redis-py's own limit is 100 since version 8."""
 
 Client = Redis
-
-
-@dataclass(frozen=True)
-class RedisAddress:
-    """Everything needed to open a connection.
-
-    Attributes:
-        host, port: of the server.
-        tls: whether to encrypt; the server's certificate and name are always verified then.
-        ca_file: PEM file of the authorities to trust; empty for the system's.
-        cert_file, key_file: PEM files of a client certificate; empty for none.
-    """
-
-    host: str
-    port: int = DEFAULT_PORT
-    db: int = 0
-    username: str = ""
-    password: Secret | None = None
-    tls: bool = False
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}/{self.db}" + (" (TLS)" if self.tls else "")
-
-
-def resolve(server: ServerRedis | None, settings: RedisSettings) -> RedisAddress:
-    """Where Redis is: what the server said, with what the configuration overrides.
-
-    Raises:
-        BrokerError: neither says where, or what they say is no address.
-    """
-    text = settings.address or (server.addr if server else "")
-    if not text:
-        raise BrokerError("no Redis address: the server gave none and redis.address is not set")
-    try:
-        host, port = parse_address(text, DEFAULT_PORT)
-    except ValueError as error:
-        raise BrokerError(f"the address of Redis is malformed: {error}") from None
-    use_tls = settings.tls if settings.tls is not None else bool(server and server.use_tls)
-    db = settings.db if settings.db is not None else (server.db if server else 0)
-    password = settings.password or (server.password if server else None)
-    username = settings.username or (server.username if server else "")
-    return RedisAddress(
-        host,
-        port,
-        db,
-        username,
-        password,
-        use_tls,
-        settings.ca_file,
-        settings.cert_file,
-        settings.key_file,
-    )
-
-
-def open_client(
-    address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT, name: str = "", single: bool = False
-) -> Client:
-    """Make a client. It connects when it is first used, and never retries by itself: the loops decide that.
-
-    Args:
-        address: where to.
-        reply_timeout: seconds to wait for a reply.
-        name: shown by ``CLIENT LIST``.
-        single: use one connection for everything; only one command at a time may be under way then.
-    """
-    options: dict[str, Any] = {}
-    if address.tls:
-        options = {
-            "ssl": True,
-            "ssl_cert_reqs": "required",
-            "ssl_check_hostname": True,
-            "ssl_ca_certs": address.ca_file or None,
-            "ssl_certfile": address.cert_file or None,
-            "ssl_keyfile": address.key_file or None,
-        }
-    return Redis(
-        host=address.host,
-        port=address.port,
-        db=address.db,
-        username=address.username or None,
-        password=address.password.reveal() if address.password else None,
-        socket_timeout=reply_timeout,
-        socket_connect_timeout=5.0,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        client_name=name or None,
-        single_connection_client=single,
-        encoding_errors="surrogateescape",  # an id that is not UTF-8 must survive the way back
-        **options,
-    )
+"""What the broker works with. On a cluster it is a ``ClusterClient``, with the same methods where they are used."""
 
 
 class Clients:
     """The clients of one worker, closed together."""
 
     def __init__(self) -> None:
-        self._open: list[Client] = []
+        self._open: list[Client | ClusterClient] = []
+        self._sentinels: dict[RedisAddress, Sentinels] = {}
 
-    def open(self, address: RedisAddress, **options: Any) -> Client:
-        """Make one more; see ``open_client``."""
-        client = open_client(address, name="runqy-agent", **options)
+    def open(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
+        """Make one more. It connects when it is first used, and never retries by itself: the loops decide that.
+
+        Args:
+            address: where to.
+            reply_timeout: seconds to wait for a reply.
+        """
+        if address.is_cluster:
+            cluster = ClusterClient(address, reply_timeout=reply_timeout, name="runqy-agent")
+            self._open.append(cluster)
+            return cast("Client", cluster)
+        guide = self._sentinels_of(address) if address.sentinel else None
+        return self._open_steered(address, guide, reply_timeout)
+
+    def open_subscriber(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
+        """Make one with a ``pubsub`` that works. On a cluster it connects to any node, after trouble to another one."""
+        if not address.is_cluster:
+            return self.open(address, reply_timeout=reply_timeout)
+        cluster = next((client for client in self._open if isinstance(client, ClusterClient)), None)
+        return self._open_steered(address, AnyNode(address, cluster), reply_timeout)
+
+    def _open_steered(self, address: RedisAddress, guide: Guide | None, reply_timeout: float) -> Client:
+        client = _steered(address, Steering(guide, self._drop_idle), reply_timeout)
         self._open.append(client)
         return client
 
+    def _sentinels_of(self, address: RedisAddress) -> Sentinels | None:
+        if address.sentinel is None:
+            return None
+        if address not in self._sentinels:
+            self._sentinels[address] = Sentinels(address, address.sentinel)
+        return self._sentinels[address]
+
+    async def _drop_idle(self) -> None:
+        for client in self._open:
+            if isinstance(client, Redis):
+                with suppress(RedisError, OSError):
+                    await client.connection_pool.disconnect(inuse_connections=False)
+
     async def close(self) -> None:
         """Close all. Trouble in doing so does not matter any more."""
-        for client in self._open:
+        for client in (*self._open, *self._sentinels.values()):
             with suppress(RedisError, OSError, asyncio.TimeoutError):
                 await client.aclose()
         self._open.clear()
+        self._sentinels.clear()
 
 
-async def check_server(client: Client, address: RedisAddress) -> None:
-    """Make sure that Redis answers, lets us in, and is new enough.
+def open_client(address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
+    """One client by itself; see ``Clients.open``."""
+    return Clients().open(address, reply_timeout=reply_timeout)
 
-    Raises:
-        BrokerError: with what Redis said and what to do.
-    """
-    try:
-        await client.execute_command("PING")
-    except AuthenticationError as error:
-        raise BrokerError(f"Redis at {address} refuses the password or user name: {error}") from error
-    except (RedisError, OSError) as error:
-        raise BrokerError(f"Redis at {address} cannot be used: {describe(error)}") from error
-    try:
-        info = await client.info("server")
-    except (NoPermissionError, ResponseError) as error:
-        log.warning("Redis at %s does not tell its version (%s); it must be 6.2 or newer", address, error)
-        await client.connection_pool.disconnect()  # imitations of Redis close a connection after an error
-        return
-    except (RedisError, OSError) as error:
-        raise BrokerError(f"Redis at {address} cannot be used: {describe(error)}") from error
-    version = str(info.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < OLDEST_VERSION:
-        raise BrokerError(f"Redis at {address} is version {version}; the agent needs Redis 6.2 or newer, or Valkey")
+
+def _steered(address: RedisAddress, steering: Steering, reply_timeout: float) -> Client:
+    client = Redis(
+        host=address.host,
+        port=address.port,
+        db=address.db,
+        username=address.username or None,
+        password=address.password.reveal() if address.password else None,
+        socket_timeout=reply_timeout,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=MAX_CONNECTIONS,
+        client_name="runqy-agent",
+        encoding_errors="surrogateescape",  # an id that is not UTF-8 must survive the way back
+        ssl=address.tls,
+        **address.tls_options(),
+    )
+    pool = client.connection_pool
+    pool.connection_class = SteeredSSLConnection if address.tls else SteeredConnection
+    pool.connection_kwargs["steering"] = steering
+    return client
 
 
 def describe(error: BaseException) -> str:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from redis.exceptions import ResponseError
-
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Settled
 
@@ -37,13 +35,15 @@ class Exchanged:
         dropped: ids found in the queue without a task, now removed.
         paused: the queue is paused, nothing was taken.
         error: Redis refused the step; nothing was done.
+        in_doubt: with an error: the connection failed, so it may have been done all the same.
     """
 
     held: list[bool] = field(default_factory=list)
     taken: list[TakenTask] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     paused: bool = False
-    error: ResponseError | None = None
+    error: Exception | None = None
+    in_doubt: bool = False
 
 
 @dataclass(slots=True)

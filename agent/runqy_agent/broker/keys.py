@@ -11,6 +11,8 @@ from functools import cache, lru_cache
 QUEUES = "asynq:queues"
 SERVERS = "asynq:servers"
 WORKERS = "asynq:workers"
+CANCEL = "asynq:cancel"
+"""The channel on which clients publish the ids of tasks to be cancelled."""
 
 # Not part of asynq's layout: the runqy server finds tasks and results by id alone under these.
 LOOKUP_PREFIX = "asynq:t:"
@@ -23,6 +25,7 @@ class QueueKeys:
     Attributes:
         task_prefix: a task's hash is this followed by its id.
         group_prefix: a group's sorted set is this followed by the group's name.
+        probe: a key of no meaning, to try commands on.
         watchers: the two places from which pending is watched.
         turn: the list that the other workers wait on.
     """
@@ -42,6 +45,7 @@ class QueueKeys:
         self.failed = base + "failed"
         self.task_prefix = base + "t:"
         self.group_prefix = base + "g:"
+        self.probe = base + "probe"
         # Not part of asynq's layout: who watches the pending list (see watch.py). They expire by themselves.
         self.watchers = (base + "watcher:1", base + "watcher:2")
         self.turn = base + "turn"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -105,16 +105,15 @@ class Presence:
         args: list[bytes | str | int] = [SERVER_TTL, self._server_info(state, len(running))]
         for task in running:
             args += (task.id, self._worker_info(task))
-        await self._broker.run_script("beat", [self._server_key, self._active_key], args)
-        async with self._broker.client.pipeline(transaction=False) as pipeline:
-            pipeline.zadd(keys.SERVERS, {self._server_key: now + SERVER_TTL})
-            pipeline.zadd(
-                keys.WORKERS,
-                {self._active_key: now + SERVER_TTL, self.identity.worker_id: now + WORKER_TTL},
-            )
-            pipeline.hset(self._worker_key, mapping=self._record(state, now))
-            pipeline.expire(self._worker_key, WORKER_TTL)
-            await pipeline.execute()
+        ends = now + SERVER_TTL
+        listed = [ends, self._active_key, now + WORKER_TTL, self.identity.worker_id]
+        record = [value for field_and_value in self._record(state, now).items() for value in field_and_value]
+        await self._broker.run_scripts(
+            ("beat", [self._server_key, self._active_key], args),
+            ("enlist", [keys.SERVERS], [ends, self._server_key]),
+            ("enlist", [keys.WORKERS], listed),
+            ("record", [self._worker_key], [WORKER_TTL, *record]),
+        )
 
     async def clear(self) -> None:
         """Remove every record of this worker. Raises what Redis raises."""
@@ -125,7 +124,7 @@ class Presence:
                 pipeline.delete(key)
             await pipeline.execute()
 
-    def _record(self, state: WorkerState, now: int) -> dict[Any, Any]:
+    def _record(self, state: WorkerState, now: int) -> dict[str, str | int]:
         queues = " ".join(f"{name}:{priority}" for name, priority in sorted(state.queues.items()))
         return {
             "started_at": int(self.identity.started_at),

@@ -38,6 +38,11 @@ def parse_address(text: str, default_port: int | None = None) -> tuple[str, int]
     return host, int(port)
 
 
+def parse_addresses(text: str, default_port: int | None = None) -> list[tuple[str, int]]:
+    """Split a list of addresses, with commas between them. Raises as ``parse_address`` does."""
+    return [parse_address(part.strip(), default_port) for part in text.split(",")]
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine: ``localhost``, ``127.0.0.0/8`` or ``::1``."""
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from runqy_agent.config.address import is_loopback, parse_address
+from runqy_agent.config.address import is_loopback, parse_address, parse_addresses
 from runqy_agent.config.duration import format_duration
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runqy_agent.config.sources import Findings, Given
 
 _DEFAULT_REDIS_PORT = 6379
+_DEFAULT_SENTINEL_PORT = 26379
 _FILES = ("server.ca_file", "git.ssh_key", "git.known_hosts", "redis.ca_file", "redis.cert_file", "redis.key_file")
 _SEPARATORS = (".", ":")
 
@@ -28,6 +29,7 @@ def check(config: Config, given: dict[str, Given], findings: Findings, *, server
     checks.queues()
     checks.files()
     checks.redis()
+    checks.sentinel()
     checks.status()
     checks.consistency()
 
@@ -110,13 +112,38 @@ class _Checks:
         redis = self.config.redis
         if redis.address:
             try:
-                parse_address(redis.address, _DEFAULT_REDIS_PORT)
+                found = parse_addresses(redis.address, _DEFAULT_REDIS_PORT)
             except ValueError as error:
                 self.problem("redis.address", str(error))
+            else:
+                if len(found) > 1 and not redis.cluster:
+                    self.problem("redis.address", f"found {len(found)} addresses; more than one needs redis.cluster")
+        if redis.cluster and redis.db:
+            self.problem("redis.db", f"found {redis.db}; Redis Cluster has no other database than 0")
         if redis.cert_file and not redis.key_file:
             self.problem("redis.cert_file", "needs redis.key_file beside it")
         if redis.key_file and not redis.cert_file:
             self.problem("redis.key_file", "needs redis.cert_file beside it")
+
+    def sentinel(self) -> None:
+        redis, sentinel = self.config.redis, self.config.redis.sentinel
+        if not sentinel.configured:
+            return
+        hints = {"master_name": "the name by which the sentinels know the master", "nodes": "a list of host:port"}
+        for name, hint in hints.items():
+            path = f"redis.sentinel.{name}"
+            if not getattr(sentinel, name) and path not in self.findings.malformed:
+                origin = next(one.origin for given, one in self.given.items() if given.startswith("redis.sentinel."))
+                self.findings.problems.append(f"{origin}: {path}: required beside the other keys there: {hint}")
+        try:
+            for node in sentinel.nodes:
+                parse_address(node, _DEFAULT_SENTINEL_PORT)
+        except ValueError as error:
+            self.problem("redis.sentinel.nodes", str(error))
+        if redis.cluster:
+            self.problem("redis.cluster", "redis.sentinel is given too; keep one of them")
+        if redis.address:
+            self.problem("redis.address", "redis.sentinel is given too, and says where the master is; keep one of them")
 
     def status(self) -> None:
         listen = self.config.status.listen

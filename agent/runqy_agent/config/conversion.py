@@ -27,7 +27,6 @@ _SHOWN = 60  # characters of a found value
 _ALLOWED: dict[type[inspect.Type], str] = {
     inspect.BoolType: "true or false",
     inspect.ListType: "a list of strings",
-    inspect.DictType: "a mapping",
 }
 
 
@@ -131,8 +130,6 @@ def _lenient(kind: inspect.Type, text: str) -> Any:
             raise _Wrong
         case inspect.ListType():
             return [item.strip() for item in text.split(",")] if text.strip() else []
-        case inspect.DictType():
-            raise _Wrong("it can only be set in the file")
     return _strict(kind, text)
 
 
@@ -191,19 +188,12 @@ def _literal(kind: Any, value: object) -> str:
     return value
 
 
-def _dict(_kind: Any, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _Wrong
-    return value
-
-
 _PLAIN: dict[type[inspect.Type], Callable[[Any, object], Any]] = {
     inspect.IntType: _int,
     inspect.FloatType: _float,
     inspect.BoolType: _bool,
     inspect.StrType: lambda _, value: _string(value),
     inspect.LiteralType: _literal,
-    inspect.DictType: _dict,
 }
 
 

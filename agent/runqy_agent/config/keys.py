@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec.inspect
 
 from runqy_agent.config import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _GOOD_ENOUGH = 0.6  # difflib's own default for a close match
 _SAME_SECTION = 0.1  # prefer a neighbour over a better-spelt key elsewhere, if only just
@@ -33,7 +37,7 @@ _OWN_VARIABLES = {
     "retry.max_retry": "RUNQY_MAX_RETRY",
 }
 _WHOLE_SECTIONS = ("bootstrap", "git", "recovery", "redis", "status", "log")
-_WITHOUT_VARIABLE = {"redis.sentinel", "recovery.in_flight"}
+_WITHOUT_VARIABLE = {"recovery.in_flight"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Key:
     """One key of the configuration.
 
     Attributes:
-        section: the name of its section, such as ``worker``.
+        section: the name of its section, such as ``worker``, or ``redis.sentinel`` for one within another.
         name: its name there, such as ``concurrency``.
         type: what it may hold.
         env: the environment variable that sets it, or "" where there is none.
@@ -72,25 +76,35 @@ def _variable(section: str, name: str) -> str:
     path = f"{section}.{name}"
     if path in _OWN_VARIABLES:
         return _OWN_VARIABLES[path]
-    if section in _WHOLE_SECTIONS and path not in _WITHOUT_VARIABLE:
-        return f"RUNQY_{section}_{name}".upper()
+    if section.partition(".")[0] in _WHOLE_SECTIONS and path not in _WITHOUT_VARIABLE:
+        return f"RUNQY_{path}".replace(".", "_").upper()
     return ""
 
 
 def _catalogue() -> dict[str, Key]:
-    keys = {}
     config = msgspec.inspect.type_info(settings.Config)
     assert isinstance(config, msgspec.inspect.StructType)  # noqa: S101 - tells mypy what type_info gives for a struct
-    for section in config.fields:
-        if isinstance(section.type, msgspec.inspect.StructType):
-            for item in section.type.fields:
-                key = Key(section.name, item.name, item.type, _variable(section.name, item.name))
-                keys[key.path] = key
-    return keys
+    sections = ((item.name, item.type) for item in config.fields)
+    return {
+        key.path: key
+        for name, kind in sections
+        if isinstance(kind, msgspec.inspect.StructType)
+        for key in _keys_of(name, kind)
+    }
+
+
+def _keys_of(section: str, kind: msgspec.inspect.StructType) -> Iterator[Key]:
+    for item in kind.fields:
+        if isinstance(item.type, msgspec.inspect.StructType):
+            yield from _keys_of(f"{section}.{item.name}", item.type)
+        else:
+            yield Key(section, item.name, item.type, _variable(section, item.name))
 
 
 KEYS = _catalogue()
-SECTIONS = tuple(dict.fromkeys(key.section for key in KEYS.values()))
+SECTIONS = tuple(dict.fromkeys(key.section.partition(".")[0] for key in KEYS.values()))
+SUBSECTIONS = tuple(dict.fromkeys(key.section for key in KEYS.values() if "." in key.section))
+"""Sections within another one, by their path: ``redis.sentinel``."""
 VARIABLES = {key.env: key for key in KEYS.values() if key.env}
 
 
@@ -105,10 +119,10 @@ def nearest_key(section: str, name: str) -> str:
         A path such as ``bootstrap.retries``, or "" if nothing is near.
     """
     wanted = _plain(name)
-    scores = {
-        path: _likeness(wanted, key.name) + (_SAME_SECTION if key.section == section else 0)
-        for path, key in KEYS.items()
-    }
+    scores = {}
+    for path in (*KEYS, *SUBSECTIONS):
+        known_section, _, known_name = path.rpartition(".")
+        scores[path] = _likeness(wanted, known_name) + (_SAME_SECTION if known_section == section else 0)
     best = max(scores, key=scores.__getitem__)
     return best if scores[best] >= _GOOD_ENOUGH else ""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent.config.checks import check
-from runqy_agent.config.keys import SECTIONS
+from runqy_agent.config.keys import SECTIONS, SUBSECTIONS
 from runqy_agent.config.secret_files import read_secret
 from runqy_agent.config.settings import Config
 from runqy_agent.config.sources import (
@@ -30,9 +31,15 @@ _ALTERNATIVES = (
     ("server.api_key", "server.api_key_file"),
     ("git.token", "git.token_file"),
     ("redis.password", "redis.password_file"),
+    ("redis.sentinel.password", "redis.sentinel.password_file"),
     ("worker.queue", "worker.queues"),
 )
-_SECRET_FILES = {"server.api_key_file": "api_key", "git.token_file": "token", "redis.password_file": "password"}
+_SECRET_FILES = {
+    "server.api_key_file": "api_key",
+    "git.token_file": "token",
+    "redis.password_file": "password",
+    "redis.sentinel.password_file": "password",
+}
 
 
 def load_config(
@@ -96,7 +103,7 @@ def _choose(given: dict[str, Given], findings: Findings) -> None:
 
 
 def _build(given: dict[str, Given], findings: Findings) -> Config:
-    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in (*SECTIONS, *SUBSECTIONS)}
     for one in given.values():
         sections[one.key.section][one.key.name] = one.value
     for path, target in _SECRET_FILES.items():
@@ -107,6 +114,7 @@ def _build(given: dict[str, Given], findings: Findings) -> Config:
                 findings.reject(given[path].key, given[path].origin, str(error))
     config = Config()
     for section, values in sections.items():
+        target = attrgetter(section)(config)
         for name, value in values.items():
-            setattr(getattr(config, section), name, value)
+            setattr(target, name, value)
     return config

@@ -5,7 +5,7 @@ Every key, its default and its bounds stand here and nowhere else. Durations are
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -126,6 +126,21 @@ class OneShotSettings(Section):
     prestart: Count = 1
 
 
+class SentinelSettings(Section):
+    """Sentinels that know where the master is. ``nodes`` are addresses; name and password are the sentinels' own."""
+
+    master_name: str = ""
+    nodes: list[str] = field(default_factory=list)
+    username: str = ""
+    password: Secret | None = None
+    password_file: str = ""
+
+    @property
+    def configured(self) -> bool:
+        """Whether anything is set."""
+        return self != SentinelSettings()
+
+
 class RedisSettings(Section):
     """Overrides of what the server says about Redis. Empty means: as the server says."""
 
@@ -138,7 +153,7 @@ class RedisSettings(Section):
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
-    sentinel: dict[str, Any] | None = None
+    sentinel: SentinelSettings = field(default_factory=SentinelSettings)
     cluster: bool = False
     layout: Literal["asynq", "flat"] = "asynq"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import inspect
 
 from runqy_agent.config.conversion import MalformedValueError, convert, kind_of
-from runqy_agent.config.keys import KEYS, SECTIONS, VARIABLES, Key, nearest, nearest_key
+from runqy_agent.config.keys import KEYS, SECTIONS, SUBSECTIONS, VARIABLES, Key, nearest, nearest_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -142,26 +142,33 @@ def read_overrides(overrides: Mapping[str, str], findings: Findings) -> None:
 
 def _known(document: Document, findings: Findings) -> Iterator[tuple[Key, object]]:
     for section, body in document.data.items():
-        where = f"{document.at(str(section))}: {section}"
-        if section not in SECTIONS:
+        if section in SECTIONS:
+            yield from _known_in(section, body, document, findings)
+        else:
+            where = f"{document.at(str(section))}: {section}"
             findings.problems.append(f"{where}: {_unknown_section(str(section), body)}")
-        elif isinstance(body, dict):
-            for name, value in body.items():
-                path = f"{section}.{name}"
-                if path in KEYS:
-                    yield KEYS[path], value
-                else:
-                    findings.problems.append(
-                        f"{document.at(section, str(name))}: {path}: {_unknown(section, str(name))}"
-                    )
-        elif body is not None:
-            findings.problems.append(f"{where}: found {kind_of(body)}; allowed is a mapping with {_names(section)}")
-            findings.malformed.update(path for path, key in KEYS.items() if key.section == section)
+
+
+def _known_in(section: str, body: object, document: Document, findings: Findings) -> Iterator[tuple[Key, object]]:
+    if isinstance(body, dict):
+        for name, value in body.items():
+            path = f"{section}.{name}"
+            if path in SUBSECTIONS:
+                yield from _known_in(path, value, document, findings)
+            elif path in KEYS and KEYS[path].section == section:
+                yield KEYS[path], value
+            else:
+                where = f"{document.at(section, str(name))}: {path}"
+                findings.problems.append(f"{where}: {_unknown(section, str(name))}")
+    elif body is not None:
+        where = f"{document.at(section)}: {section}"
+        findings.problems.append(f"{where}: found {kind_of(body)}; allowed is a mapping with {_names(section)}")
+        findings.malformed.update(path for path in KEYS if path.startswith(f"{section}."))
 
 
 def _unknown_section(name: str, body: object) -> str:
-    if name in KEYS:
-        section, _, key = name.partition(".")
+    if name in KEYS or name in SUBSECTIONS:
+        section, _, key = name.rpartition(".")
         return f"unknown key; write {key} below {section}:"
     noun, near = "section", nearest(name, SECTIONS)
     if not near and not isinstance(body, dict):
@@ -172,16 +179,19 @@ def _unknown_section(name: str, body: object) -> str:
 
 
 def _unknown(section: str, name: str) -> str:
+    if f"{section}.{name}" in KEYS:
+        return f"unknown key; write {name.rpartition('.')[2]} below {section}.{name.rpartition('.')[0]}:"
     near = nearest_key(section, name)
     if near:
         return f"unknown key; did you mean {near}?"
-    if section in SECTIONS:
+    if section in SECTIONS or section in SUBSECTIONS:
         return f"unknown key; {section} has {_names(section)}"
     return f"unknown key; the sections are {', '.join(SECTIONS)}"
 
 
 def _names(section: str) -> str:
-    return ", ".join(key.name for key in KEYS.values() if key.section == section)
+    paths = (*KEYS, *SUBSECTIONS)
+    return ", ".join(path.rpartition(".")[2] for path in paths if path.rpartition(".")[0] == section)
 
 
 def _expand(value: object, environ: Mapping[str, str], used: set[str]) -> tuple[object, bool]:

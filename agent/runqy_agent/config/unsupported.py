@@ -20,8 +20,6 @@ NO_EFFECT_YET: dict[str, _Condition] = {
 
 # Not harmless: tasks would be looked for in the wrong place. Refused.
 NOT_SUPPORTED_YET: dict[str, _Condition] = {
-    "redis.sentinel": bool,
-    "redis.cluster": bool,
     "redis.layout": lambda value: value != "asynq",
 }
 

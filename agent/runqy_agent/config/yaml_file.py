@@ -23,7 +23,8 @@ class Document:
     Attributes:
         name: the file's name, as given.
         data: the top-level mapping; empty for an empty file.
-        lines: the line, from 1, of each section (``("worker", "")``) and key (``("worker", "queue")``).
+        lines: the line, from 1, of each section (``("worker", "")``) and key (``("worker", "queue")``); a section
+            within another one goes by its path (``("redis.sentinel", "nodes")``).
     """
 
     name: str
@@ -112,8 +113,11 @@ def _duplicates(node: yaml.Node, path: str, seen: set[int]) -> Iterator[str]:
 def _lines(node: yaml.Node) -> Iterator[tuple[tuple[str, str], int]]:
     for section, body in _pairs(node):
         yield (section.value, ""), section.start_mark.line + 1
-        for key, _ in _pairs(body):
+        for key, inner in _pairs(body):
             yield (section.value, key.value), key.start_mark.line + 1
+            yield (f"{section.value}.{key.value}", ""), key.start_mark.line + 1
+            for name, _ in _pairs(inner):
+                yield (f"{section.value}.{key.value}", name.value), name.start_mark.line + 1
 
 
 def _pairs(node: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:

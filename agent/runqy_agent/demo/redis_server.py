@@ -55,13 +55,20 @@ class RedisServer:
         pid: of the server.
     """
 
-    def __init__(self, program: str | None = None, arguments: Sequence[str] = (), port: int | None = None) -> None:
+    def __init__(
+        self,
+        program: str | None = None,
+        arguments: Sequence[str] = (),
+        port: int | None = None,
+        config_file: Path | None = None,
+    ) -> None:
         """Start one, with its data in a temporary directory.
 
         Args:
             program: the server; by default the one that ``find_redis_server`` finds.
             arguments: further settings as on its command line, such as ``--appendonly yes``.
             port: by default a free one.
+            config_file: a configuration that stands before these settings.
 
         Raises:
             NoRedisError: there is none.
@@ -72,7 +79,8 @@ class RedisServer:
         self.kind = f"real Redis ({path})"
         self.port = port or free_port()
         self._directory = tempfile.mkdtemp(prefix="runqy-redis-")
-        self._command = [path, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._directory]
+        self._command = [path, *([str(config_file)] if config_file else []), "--port", str(self.port)]
+        self._command += ["--bind", "127.0.0.1", "--dir", self._directory]
         self._command += ["--save", "", "--daemonize", "no", "--loglevel", "warning", *arguments]
         self.start()
 
@@ -100,6 +108,11 @@ class RedisServer:
     def stop(self) -> None:
         """End the process; its data stays for ``start``."""
         self._process.terminate()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        self._process.kill()
         self._process.wait()
 
     def close(self) -> None:

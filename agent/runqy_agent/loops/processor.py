@@ -223,6 +223,8 @@ class Processor(Loop):
             raise
         # All slots that became free first: a task of one queue may take the slot of another's.
         for request, answer in zip(requests, answers, strict=True):
+            if answer.in_doubt:
+                self._doubts.add(request, lease, self._clock.monotonic())
             self._release(request, answer)
         ready: dict[Runner, list[TakenTask]] = {}
         for request, answer in zip(requests, answers, strict=True):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from runqy_agent.config.address import parse_address
+from runqy_agent.config.address import parse_address, parse_addresses
 from runqy_agent.config.settings import Secret
 from runqy_agent.errors import RegistrationError
 
@@ -22,7 +22,10 @@ _T = TypeVar("_T")
 
 
 class ServerRedis(msgspec.Struct, frozen=True, kw_only=True):
-    """Where Redis is, as the server says. ``addr`` is ``host:port``, ``[v6]:port`` or a host alone."""
+    """Where Redis is, as the server says.
+
+    ``addr`` is ``host:port``, ``[v6]:port`` or a host alone; several of them, with commas, are nodes of a cluster.
+    """
 
     addr: str
     username: str = ""
@@ -198,7 +201,7 @@ def _redis(redis: _Fields) -> ServerRedis:
     )
     if found.addr:
         try:
-            found.host_and_port()
+            parse_addresses(found.addr, _DEFAULT_REDIS_PORT)
         except ValueError as error:
             redis.reject("addr", f"a malformed address ({error})")
     if found.db < 0:

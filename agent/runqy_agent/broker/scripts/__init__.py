@@ -39,13 +39,16 @@ def load(name: str) -> Script:
 RUNNABLE = (
     "adopt",
     "beat",
+    "enlist",
     "exchange",
     "expire_archived",
     "expire_completed",
     "expired",
     "extend",
     "forward",
+    "probe",
     "reclaim",
+    "record",
     "unwatch",
     "watch",
 )

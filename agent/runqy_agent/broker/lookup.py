@@ -1,0 +1,69 @@
+"""The keys by which the runqy server finds a task and its result by id alone, on a cluster.
+
+They carry no hash tag, so they are in other slots than their task and no script can write them in the same step. There
+they are written right after it: a reader that comes in between, or after a crash in between, finds the result in the
+task's hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from runqy_agent.broker import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.exchange import Exchange, Exchanged
+    from runqy_agent.broker.settle import Settled
+
+log = logging.getLogger(__name__)
+
+
+class LookupKeys:
+    """Writes what ``done.lua``, ``complete.lua`` and ``archive.lua`` write themselves where all keys share a server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def write(self, requests: Sequence[Exchange], answers: Sequence[Exchanged]) -> None:
+        """Write for the tasks that an exchange has finished. Trouble is logged: the tasks themselves are safe."""
+        commands = [
+            command
+            for request, answer in zip(requests, answers, strict=True)
+            for settled, held in zip(request.finished, answer.held, strict=False)  # nothing is held after an error
+            if held
+            for command in _commands(settled)
+        ]
+        if not commands:
+            return
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            replies = [error]
+        problems = [reply for reply in replies if isinstance(reply, BaseException)]
+        if problems:
+            log.warning("%d look-up keys could not be written: %s", len(problems), problems[0])
+
+
+def _commands(settled: Settled) -> Iterator[tuple[Any, ...]]:
+    """Of the five values of a step the fourth is the result, the fifth how many seconds it is kept (0: for ever)."""
+    lookup = keys.LOOKUP_PREFIX + settled.task.id
+    result, ttl = settled.values[3], settled.values[4]
+    if settled.step == "done":
+        yield ("DEL", lookup)
+    elif settled.step == "complete":
+        if result:
+            yield ("SET", keys.RESULT_PREFIX + settled.task.id, result, *(("EX", ttl) if ttl else ()))
+        if ttl:
+            yield ("EXPIRE", lookup, ttl)
+    elif settled.step == "archive" and ttl:
+        yield ("EXPIRE", lookup, ttl)

@@ -1,0 +1,122 @@
+"""Connections that find out where to go each time they are opened, and that leave a server which takes no writes.
+
+A fail-over makes a replica the master, and the old master a replica that refuses to write. Where connections lead is
+then no longer what it was: the sentinels know better, a name or a virtual IP has moved.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MasterDownError, NoPermissionError, ReadOnlyError, ResponseError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+
+class Guide(Protocol):
+    """Says where to connect to."""
+
+    checks_role: bool
+    """Whether what it says may be out of date, so that the server must be asked if it is a master."""
+
+    async def locate(self) -> tuple[str, int]:
+        """The host and the port. Raises a RedisError if it does not know."""
+
+
+class Steering:
+    """What the connections of one worker share.
+
+    Attributes:
+        guide: says where to connect to; without one it is always the same host and port.
+    """
+
+    def __init__(self, guide: Guide | None, drop_idle: Callable[[], Awaitable[None]]) -> None:
+        """Args: drop_idle: closes every connection that is not in use."""
+        self.guide = guide
+        self._drop_idle = drop_idle
+        self._last: tuple[str, int] | None = None
+
+    async def locate(self) -> tuple[str, int] | None:
+        """Where to connect to now; None for where it always was."""
+        if self.guide is None:
+            return None
+        found = await self.guide.locate()
+        before, self._last = self._last, found
+        if before not in (None, found) and self.guide.checks_role:
+            log.info("Redis: the master is %s:%d now", *found)
+            await self._drop_idle()
+        return found
+
+    async def demoted(self) -> None:
+        """A server refused to write: the other connections lead there, too."""
+        await self._drop_idle()
+
+
+def is_demotion(error: ResponseError) -> bool:
+    """Whether a refusal tells that the server is no longer the master.
+
+    Up to Redis 6.2 the refusal of a command within a script arrives as text in an error of the script. A command that
+    blocks is ended with "UNBLOCKED force unblock from blocking operation, instance state changed".
+    """
+    if isinstance(error, (ReadOnlyError, MasterDownError)):
+        return True
+    text = str(error)
+    return "-READONLY " in text or "-MASTERDOWN " in text or "instance state changed" in text
+
+
+class SteeredConnection(Connection):
+    """A connection that goes where its steering says."""
+
+    def __init__(self, *, steering: Steering, **options: Any) -> None:
+        super().__init__(**options)
+        self._steering = steering
+
+    async def connect(self) -> None:
+        """Find out where to, and connect."""
+        if self.is_connected:
+            return
+        found = await self._steering.locate()
+        if found is not None:
+            self.host, self.port = found
+        await super().connect()  # type: ignore[no-untyped-call]
+        if self._steering.guide is not None and self._steering.guide.checks_role:
+            await self._insist_on_master()
+
+    async def _insist_on_master(self) -> None:
+        """A sentinel that has not heard of a fail-over sends us to what is a replica now."""
+        try:
+            await self.send_command("ROLE", check_health=False)
+            role = await self.read_response()
+        except NoPermissionError:
+            return  # a replica will refuse the first write
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
+        if role[0] not in (b"master", "master"):
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"{self.host}:{self.port} is a replica, though the sentinels name it as master")
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """Read a reply; that of a server which is no longer the master ends the connection.
+
+        Raises:
+            redis.exceptions.ConnectionError: also in that case, since it is no refusal of the command.
+        """
+        try:
+            return await super().read_response(*args, **options)
+        except ResponseError as error:
+            if not is_demotion(error):
+                raise
+            await self.disconnect(nowait=True)
+            await self._steering.demoted()
+            raise RedisConnectionError(f"{self.host}:{self.port} is no longer the master ({error})") from error
+
+
+class SteeredSSLConnection(SteeredConnection, SSLConnection):
+    """The same, encrypted."""
