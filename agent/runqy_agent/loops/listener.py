@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -113,7 +114,8 @@ class Listener(Loop):
         return self._place
 
     async def _turn(self) -> bool:
-        turn = await self._blocking(self._watch.wait_turn)
+        # Not all of a fleet that was started at once ask again at once.
+        turn = await self._blocking(self._watch.wait_turn, LOOK_SECONDS * random.uniform(0.8, 1.2))
         if turn and self._resting:
             await self._watch.leave()  # no room in the meantime: it is passed on
         return turn == "work"
@@ -124,18 +126,19 @@ class Listener(Loop):
     async def _look_again(self) -> bool:
         """Whether the worker at the first place has left the task that was seen."""
         loop = asyncio.get_running_loop()
-        while True:
+        while self._kept_until > loop.time() + LOOK_SECONDS:
             await asyncio.sleep(SECOND_SECONDS)
             again = loop.time()
             if not await self._look():
                 return False
             if loop.time() - again < SECOND_SECONDS:
-                return True
+                return True  # a later one is the first's again
+        return False
 
-    async def _blocking(self, wait: Callable[[float], Coroutine[None, None, T]]) -> T:
+    async def _blocking(self, wait: Callable[[float], Coroutine[None, None, T]], seconds: float = LOOK_SECONDS) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        found = await wait(LOOK_SECONDS)
+        found = await wait(seconds)
         if not found and loop.time() - started < LOOK_SECONDS / 2:
             await asyncio.sleep(POLL_SECONDS)
         return found
