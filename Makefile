@@ -3,13 +3,14 @@
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+CHAOS_RUNS ?= 3
 
 PROTO := agent/runqy_agent/broker/asynq.proto
 # The generated code asks for a runtime at least as new as its compiler; this one matches the oldest in pyproject.toml.
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench proto clean
+.PHONY: help demo test interop chaos lint format bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -21,9 +22,20 @@ demo: ## see real tasks flow through a real Redis into a supervised process and 
 	@$(VENV)/bin/runqy-agent demo $(DEMO_ARGS)
 
 test: ## run all tests: unit, integration, conformance (PYTEST_ARGS=... goes to pytest)
-	@tools/need.sh git redis-server
+	@tools/need.sh git redis-server openssl
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+interop: ## let asynq itself, in Go, enqueue, inspect and work beside the worker (where Go can be had)
+	@tools/need.sh git redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	@tools/go.sh tests/interop build/asynqpeer \
+	  env ASYNQPEER=build/asynqpeer $(VENV)/bin/python -m pytest tests/interop $(PYTEST_ARGS)
+
+chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, CHAOS_SEEDS="..." repeats a run)
+	@tools/need.sh git redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	CHAOS_RUNS=$(CHAOS_RUNS) $(VENV)/bin/python -m pytest tests/chaos -n 10 --maxschedchunk 1 $(PYTEST_ARGS)
 
 lint: ## check style and types
 	@tools/venv.sh $(VENV) dev,uvloop
