@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from runqy_agent.broker.flat import DEFAULT_MAX_RETRY, FlatDefaults
 from runqy_agent.broker.settle import Policy
 from runqy_agent.deployment import Deployer, Source
 from runqy_agent.errors import ConfigError
@@ -15,6 +16,7 @@ from runqy_agent.loops.deadlines import Deadlines
 from runqy_agent.loops.forwarder import Forwarder
 from runqy_agent.loops.janitor import Janitor
 from runqy_agent.loops.leases import Leases
+from runqy_agent.loops.master_watch import MasterWatch
 from runqy_agent.loops.processor import Processor
 from runqy_agent.loops.recoverer import Recoverer
 from runqy_agent.loops.route import Route
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from runqy_agent.broker.broker import Broker
-    from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.connection import Client, Clients
     from runqy_agent.clock import Clock
     from runqy_agent.config import Config
     from runqy_agent.deployment import Release
@@ -128,20 +130,32 @@ def make_routes(
     return routes
 
 
-def make_loops(config: Config, broker: Broker, subscriber: Client, clock: Clock, routes: Sequence[Route]) -> Loops:
-    """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works."""
+def make_loops(
+    config: Config, broker: Broker, subscriber: Client, clock: Clock, routes: Sequence[Route], *, clients: Clients
+) -> Loops:
+    """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works, one of ``clients``."""
     names = [route.queue for route in routes]
     priorities = [(route.queue, route.priority) for route in routes]
     selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
     processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
-    background = (
+    background: tuple[Loop, ...] = (
         Canceller(subscriber, processor),
         Deadlines(clock, processor),
         Forwarder(broker, names),
         Recoverer(broker, clock, {route.queue: route.policy for route in routes}),
         Janitor(broker, names, int(config.worker.ttl_archived)),
     )
+    if clients.watches_sentinels():
+        background += (MasterWatch(clients.follow_master),)
     return Loops(processor, Leases(broker, clock, processor), background)
+
+
+def flat_defaults(config: Config) -> FlatDefaults | None:
+    """What the flat layout needs to know of the settings; None where asynq's layout is served."""
+    if config.redis.layout != "flat":
+        return None
+    ceiling = config.retry.max_retry
+    return FlatDefaults(DEFAULT_MAX_RETRY if ceiling is None else ceiling, int(config.worker.ttl_completed))
 
 
 async def deploy(config: Config, registrations: Sequence[Registration]) -> dict[str, Release]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from runqy_agent import assembly
 from runqy_agent.broker.connection import Clients, describe, resolve
-from runqy_agent.broker.opening import open_broker
-from runqy_agent.broker.presence import Identity, Presence, WorkerState
+from runqy_agent.broker.opening import make_presence, open_broker
+from runqy_agent.broker.presence import Identity, WorkerState
 from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.presence import Presence
     from runqy_agent.config import Config
     from runqy_agent.handlers import Middleware, Task
     from runqy_agent.loops.processor import Processor
@@ -117,7 +118,9 @@ class Worker:
             await self._make_runners(registrations)
             served = list(zip(self._served, self._listeners, strict=True))
             routes = assembly.make_routes(self.config, served, self._parents, self.retry_delay)
-            self._loops = assembly.make_loops(self.config, self._broker, self._subscriber, self._clock, routes)
+            self._loops = assembly.make_loops(
+                self.config, self._broker, self._subscriber, self._clock, routes, clients=self._clients
+            )
             self._processor = self._loops.processor
             self._processor.on_health_change = self._heartbeat.nudge
             await assembly.start_all(self._runners())
@@ -139,9 +142,10 @@ class Worker:
     async def _connect(self, server: ServerRedis | None) -> None:
         address = resolve(server, self.config.redis)
         queues = [served.name for served in self._served]
-        self._broker = await open_broker(self._clients, address, self._clock, queues)
+        flat = assembly.flat_defaults(self.config)
+        self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
         self._subscriber = self._clients.open_subscriber(address)
-        self._presence = Presence(self._broker, self._clock, self.identity)
+        self._presence = make_presence(self._broker, self._clock, self.identity)
         self._heartbeat = Heartbeat(self._presence, self._state)
         self._heartbeat.start()
         waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.address import RedisAddress
     from runqy_agent.broker.broker import Broker
+    from runqy_agent.broker.connection import Client
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +49,17 @@ IN_SCRIPTS = (
     "ZSCORE a",
 )
 """Every command of the scripts, with arguments that do no harm on a key of no meaning."""
+IN_FLAT_SCRIPTS = (*IN_SCRIPTS, "SADD a", "SRANDMEMBER 1", "SREM a", "TYPE")
 
-_MOMENT = 0.001
+_MOMENT = 0.01
+"""Seconds. Redis 6.2 counts in milliseconds and rounds down, and 0.001 may become 0 there, which is for ever."""
+_ANSWER_SECONDS = 5.0
 _PROBE = "runqy-agent-probe"
 _REFUSALS = ("executing the script can't", "ACL failure in script")
 """How a script tells that a command or a key was not permitted: Redis 6.2 and 7.0, later ones."""
 
 
-async def check_access(broker: Broker, address: RedisAddress, queues: Iterable[str]) -> None:
+async def check_access(broker: Broker, subscriber: Client, address: RedisAddress, queues: Iterable[str]) -> None:
     """Try every command and every kind of key, and leave nothing behind. Other trouble is for the loops to deal with.
 
     Raises:
@@ -64,11 +68,13 @@ async def check_access(broker: Broker, address: RedisAddress, queues: Iterable[s
     refused: list[str] = []
     try:
         for queue in queues:
-            refused += await _refused_in_scripts(broker, keys.queue_keys(queue))
-            refused += await _refused(broker, _waiting(keys.queue_keys(queue).probe))
-        refused += await _refused(broker, _records())
+            names = keys.queue_keys(queue, broker.layout)
+            refused += await _refused_in_scripts(broker, names)
+            refused += await _refused(broker, _waiting(names.probe))
+        refused += await _refused(broker, _flat_records() if broker.layout == "flat" else _records())
+        refused += await _refused_to_subscribe(subscriber)
     except NoPermissionError as error:
-        refused.append(str(error))
+        refused.append(f"the running of scripts ({error})")
     except (RedisError, OSError, asyncio.TimeoutError) as error:
         log.debug("the permissions could not be checked: %s", error)
     if refused:
@@ -89,8 +95,14 @@ def _records() -> list[tuple[Any, ...]]:
     ]
 
 
+def _flat_records() -> list[tuple[Any, ...]]:
+    own = (keys.worker(_PROBE), keys.LOOKUP_PREFIX + _PROBE, keys.RESULT_PREFIX + _PROBE)
+    return [("SREM", keys.WORKERS, _PROBE), *(("DEL", key) for key in own)]
+
+
 async def _refused_in_scripts(broker: Broker, names: keys.QueueKeys) -> list[str]:
-    found = await broker.run_script("probe", [names.probe], IN_SCRIPTS)
+    commands = IN_FLAT_SCRIPTS if broker.layout == "flat" else IN_SCRIPTS
+    found = await broker.run_script("probe", [names.probe], commands)
     pairs = zip(found[::2], found[1::2], strict=True)
     problems = [(command.decode(), error.decode("utf-8", "replace")) for command, error in pairs]
     return [
@@ -98,6 +110,16 @@ async def _refused_in_scripts(broker: Broker, names: keys.QueueKeys) -> list[str
         for command, error in problems
         if any(refusal in error for refusal in _REFUSALS)
     ]
+
+
+async def _refused_to_subscribe(subscriber: Client) -> list[str]:
+    try:
+        async with subscriber.pubsub() as subscription:
+            await subscription.subscribe(keys.CANCEL)
+            await subscription.get_message(timeout=_ANSWER_SECONDS)
+    except NoPermissionError as error:
+        return [f"SUBSCRIBE to {keys.CANCEL} ({error})"]
+    return []
 
 
 async def _refused(broker: Broker, commands: list[tuple[Any, ...]]) -> list[str]:

@@ -1,13 +1,14 @@
-"""The one door between the worker's loops and Redis: asynq's layout, each step one atomic script."""
+"""The one door between the worker's loops and Redis: each step one atomic script."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis.exceptions import ClusterDownError, NoScriptError, ResponseError
 
 from runqy_agent.broker import keys, scripts
+from runqy_agent.broker.cluster import ClusterClient
 from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask
 from runqy_agent.broker.message import TakenTask, decode, stored_seconds
 
@@ -29,16 +30,22 @@ FORWARD_BATCH = 100
 Step = tuple[str, list[str], list[Any]]
 """A script's name, its KEYS and its ARGV."""
 
-_FIELDS_TAKEN = 7
 _LEASE_BITS = 20
 
 
 class Broker:
-    """asynq's queues in one Redis.
+    """asynq's queues in one Redis; ``FlatBroker`` is the same for the flat layout.
 
     All methods raise ``redis.exceptions.RedisError`` or ``OSError`` when Redis cannot be reached or refuses; whether
     to try again is the caller's decision.
+
+    Attributes:
+        layout: how the keys are laid out.
+        values_taken: how many values tell of a task that was taken.
     """
+
+    layout: ClassVar[keys.Layout] = "asynq"
+    values_taken: ClassVar[int] = 7
 
     def __init__(
         self,
@@ -68,13 +75,14 @@ class Broker:
 
     async def load_scripts(self) -> None:
         """Make all scripts known to Redis, so that the first tasks need not."""
-        for script in scripts.all_scripts():  # one by one: a cluster loads no scripts in a pipeline
+        for script in scripts.all_scripts(self.layout):  # one by one: a cluster loads no scripts in a pipeline
             await self.client.script_load(script.text)
 
     def new_lease(self) -> float:
         """The end of a lease that begins now (unix seconds), with a fraction of a second that makes it like no other.
 
-        By that fraction the tasks of an exchange can be found again when its reply was lost.
+        By that fraction the tasks of an exchange can be found again when its reply was lost, and told from those that
+        somebody else took at the same time.
         """
         fraction = random.getrandbits(_LEASE_BITS) / (1 << _LEASE_BITS)
         return int(self._clock.now()) + LEASE_SECONDS + fraction
@@ -106,7 +114,7 @@ class Broker:
         return answers
 
     def _exchange_step(self, request: Exchange, now: int, held_until: float) -> Step:
-        queue = keys.queue_keys(request.queue)
+        queue = keys.queue_keys(request.queue, self.layout)
         args: list[Any] = [
             queue.task_prefix,
             self._lookup_prefix,
@@ -134,18 +142,18 @@ class Broker:
 
     async def reclaim(self, queue: str, held_until: float) -> list[TakenTask]:
         """Find the tasks of a queue that an exchange with this lease has taken, when its reply was lost."""
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         taken = await self._run("reclaim", [names.lease], [repr(held_until), names.task_prefix])
         return self._tasks(queue, taken, self._clock.now(), held_until)
 
     def _tasks(self, queue: str, taken: list[Any], now: float, held_until: float) -> list[TakenTask]:
         return [
-            self._task(queue, taken[at : at + _FIELDS_TAKEN], now, held_until)
-            for at in range(0, len(taken), _FIELDS_TAKEN)
+            self._task(queue, taken[at : at + self.values_taken], now, held_until)
+            for at in range(0, len(taken), self.values_taken)
         ]
 
-    def _task(self, queue: str, fields: list[Any], now: float, held_until: float) -> TakenTask:
-        raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = fields
+    def _task(self, queue: str, values: list[Any], now: float, held_until: float) -> TakenTask:
+        raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = values
         task_id = _text(raw_id)
         message, malformed = decode(raw, task_id, queue)
         return TakenTask(
@@ -170,17 +178,18 @@ class Broker:
             The tasks that this worker has lost.
         """
         before = [task.held_until for task in tasks]
-        held_until = int(self._clock.now()) + LEASE_SECONDS
-        args: list[Any] = [held_until]
-        for task in tasks:
-            args += (task.id, repr(task.held_until))
+        now = int(self._clock.now())
+        args: list[Any] = []
+        for task, old in zip(tasks, before, strict=True):
+            held_until = max(old, now + LEASE_SECONDS + old % 1)  # the fraction tells whose lease it is
+            args += (task.id, repr(old), repr(held_until))
             # From now on Redis may already know the new end, whatever becomes of the reply.
-            task.held_until = max(task.held_until, held_until)
-        held = await self._run("extend", [keys.queue_keys(queue).lease], args)
+            task.held_until = held_until
+        held = await self._run("extend", [keys.queue_keys(queue, self.layout).lease], args)
         lost = []
         for task, is_held, old in zip(tasks, held, before, strict=True):
             if is_held:
-                task.lease_ends = held_until
+                task.lease_ends = task.held_until
             else:
                 task.held_until = old
                 lost.append(task)
@@ -188,7 +197,7 @@ class Broker:
 
     async def forward(self, queue: str) -> None:
         """Make tasks pending that are scheduled, or to be retried, and due."""
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         count = FORWARD_BATCH
         while count == FORWARD_BATCH:
             now_ns = self._clock.now_ns()
@@ -197,26 +206,25 @@ class Broker:
 
     async def expired(self, queue: str, cutoff: float, limit: int = 100) -> list[ExpiredTask]:
         """Find tasks whose lease ended before ``cutoff`` (unix seconds), oldest first."""
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         found = await self._run("expired", [names.lease, names.active], [int(cutoff), limit, names.task_prefix])
         now = self._clock.now()
         tasks = []
-        for at in range(0, len(found), 5):
-            raw_id, lease, raw, state, ttl_archived = found[at : at + 5]
-            fields = [raw_id, raw, None, None, ttl_archived, None, None]
-            task = self._task(queue, fields, now, float(lease))
+        for at in range(0, len(found), 2 + self.values_taken):
+            lease, state, *values = found[at : at + 2 + self.values_taken]
+            task = self._task(queue, values, now, float(lease))
             tasks.append(ExpiredTask(task, started=state != b"pending"))
         return tasks
 
     async def adopt(self, queue: str) -> list[str]:
         """Give a lease that ends now to ids that sit in active without one. Returns these ids."""
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         adopted = await self._run("adopt", [names.active, names.lease], [int(self._clock.now())])
         return [_text(task_id) for task_id in adopted]
 
     async def expire_completed(self, queue: str, limit: int = 100) -> int:
         """Delete completed tasks whose retention is over, up to ``limit``. Returns how many."""
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         args = [int(self._clock.now()), limit, names.task_prefix]
         count: int = await self._run("expire_completed", [names.completed], args)
         return count
@@ -227,7 +235,7 @@ class Broker:
         Returns:
             How many entries were looked at from ``offset`` on, and how many of them were deleted.
         """
-        names = keys.queue_keys(queue)
+        names = keys.queue_keys(queue, self.layout)
         args = [int(self._clock.now()), offset, limit, ttl, names.task_prefix]
         seen, deleted = await self._run("expire_archived", [names.archived], args)
         return seen, deleted
@@ -249,7 +257,7 @@ class Broker:
         return reply
 
     async def _run_all(self, steps: Sequence[Step], channel: Channel | None = None) -> list[Any]:
-        found = [scripts.load(name) for name, _, _ in steps]
+        found = [scripts.load(name, self.layout) for name, _, _ in steps]
         packed = [
             ("EVALSHA", script.sha, len(script_keys), *script_keys, *args)
             for script, (_, script_keys, args) in zip(found, steps, strict=True)
@@ -266,8 +274,10 @@ class Broker:
     async def _execute(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands in one round trip. A refusal is returned in its place, not raised.
 
-        On a cluster also other trouble with one of several nodes is returned, not raised.
+        On a cluster also other trouble, with one of several nodes, is returned, not raised.
         """
+        if isinstance(self.client, ClusterClient):
+            return await self.client.execute_each(commands)
         if len(commands) == 1:
             try:
                 return [await self.client.execute_command(*commands[0])]

@@ -5,11 +5,12 @@ What redis-py leaves open, and is closed here (seen in 6.0 and 8.1):
 - without retries a failed pipeline leaves its map of the cluster as it is, so it would ask a dead node for ever;
 - it asks one certain node for the reply of ``COMMAND`` (200 kB), and cannot start while that node is down;
 - it forgets the configured nodes once it knows others, whose addresses may all change;
-- it closes nothing when closed while it waits to read the map anew.
+- trouble with one node closes the connections to all, and closing it while it waits to read the map closes none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -20,16 +21,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from redis._parsers import AsyncCommandsParser
 
     from runqy_agent.broker.address import RedisAddress
 
-_BEYOND_REDIS_ERROR = (RedisClusterException, LookupError, AttributeError)
-"""What redis-py lets out when its map of the cluster is empty or no longer true."""
+_BEYOND_REDIS_ERROR = (RedisClusterException, LookupError, AttributeError, RuntimeError)
+"""What redis-py lets out when its map of the cluster is empty or no longer true, and uvloop for a closed connection."""
+LAG_SECONDS = 2.0
+"""How long the answer of one node may come after that of another."""
 
 
 class ClusterClient(RedisCluster):
@@ -75,11 +79,37 @@ class ClusterClient(RedisCluster):
         except _BEYOND_REDIS_ERROR as error:
             self.raise_known(error)
 
+    async def execute_each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands to their nodes at once, in no order. An error of any kind takes the place of its reply.
+
+        A pipeline would not do: it tells nothing of the commands that were carried out when one node is away. A node
+        that does not answer keeps the others waiting for ``LAG_SECONDS`` at most.
+        """
+        tasks = [asyncio.ensure_future(self.execute_command(*command)) for command in commands]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=LAG_SECONDS)
+        finally:
+            late = [task for task in tasks if task.cancel()]
+        replies: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        for index, task in enumerate(tasks):
+            if task in late:
+                self._initialize = True
+                replies[index] = RedisTimeoutError(f"no answer {LAG_SECONDS:g} s after that of another node")
+        return replies
+
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:  # noqa: ARG002
         """Commands for several nodes; those for one node are sent in one write, in order."""
         return _Pipeline(self)  # type: ignore[abstract]  # redis-py declares an attribute that it does not use
 
     async def aclose(self) -> None:
+        """Read the map of the cluster anew before the next command; what redis-py wants when it calls this on trouble.
+
+        It would also close the connections to all other nodes, and fail what is under way there. ``end`` does.
+        """
+        self._initialize = True
+
+    async def end(self) -> None:
         """Close all connections."""
         self._initialize = False  # otherwise there is nothing to close, it thinks
         await super().aclose()

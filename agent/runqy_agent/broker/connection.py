@@ -33,7 +33,9 @@ class Clients:
 
     def __init__(self) -> None:
         self._open: list[Client | ClusterClient] = []
-        self._sentinels: dict[RedisAddress, Sentinels] = {}
+        self._subscribers: list[Client] = []
+        self._sentinels: list[Sentinels] = []
+        self._steering: dict[RedisAddress, Steering] = {}
 
     def open(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
         """Make one more. It connects when it is first used, and never retries by itself: the loops decide that.
@@ -46,41 +48,66 @@ class Clients:
             cluster = ClusterClient(address, reply_timeout=reply_timeout, name="runqy-agent")
             self._open.append(cluster)
             return cast("Client", cluster)
-        guide = self._sentinels_of(address) if address.sentinel else None
-        return self._open_steered(address, guide, reply_timeout)
+        if address not in self._steering:
+            self._steering[address] = Steering(self._guide(address), self._leave)
+        return self._open_steered(address, self._steering[address], reply_timeout)
 
     def open_subscriber(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
         """Make one with a ``pubsub`` that works. On a cluster it connects to any node, after trouble to another one."""
-        if not address.is_cluster:
-            return self.open(address, reply_timeout=reply_timeout)
-        cluster = next((client for client in self._open if isinstance(client, ClusterClient)), None)
-        return self._open_steered(address, AnyNode(address, cluster), reply_timeout)
+        if address.is_cluster:
+            cluster = next((client for client in self._open if isinstance(client, ClusterClient)), None)
+            return self._open_steered(address, Steering(AnyNode(address, cluster), self._leave), reply_timeout)
+        client = self.open(address, reply_timeout=reply_timeout)
+        self._subscribers.append(client)
+        return client
 
-    def _open_steered(self, address: RedisAddress, guide: Guide | None, reply_timeout: float) -> Client:
-        client = _steered(address, Steering(guide, self._drop_idle), reply_timeout)
+    def _open_steered(self, address: RedisAddress, steering: Steering, reply_timeout: float) -> Client:
+        client = _steered(address, steering, reply_timeout)
         self._open.append(client)
         return client
 
-    def _sentinels_of(self, address: RedisAddress) -> Sentinels | None:
+    def _guide(self, address: RedisAddress) -> Guide | None:
         if address.sentinel is None:
             return None
-        if address not in self._sentinels:
-            self._sentinels[address] = Sentinels(address, address.sentinel)
-        return self._sentinels[address]
+        sentinels = Sentinels(address, address.sentinel)
+        self._sentinels.append(sentinels)
+        return sentinels
 
-    async def _drop_idle(self) -> None:
+    def watches_sentinels(self) -> bool:
+        """Whether there are sentinels that tell of a new master."""
+        return bool(self._sentinels)
+
+    async def follow_master(self) -> None:
+        """Be told by a sentinel when the master changes, and leave the old one at once.
+
+        Raises:
+            RedisError, OSError: the connection to that sentinel has failed; call it again.
+        """
+        for steering in self._steering.values():
+            if isinstance(steering.guide, Sentinels):
+                async for found in steering.guide.masters():
+                    await steering.moved(found)
+
+    async def _leave(self, everything: bool) -> None:  # noqa: FBT001
+        """Drop connections that lead to a server of the past: all, or those that would not notice by themselves.
+
+        Those in use are about to notice, when they write; those of subscribers never write.
+        """
         for client in self._open:
             if isinstance(client, Redis):
+                in_use = everything or client in self._subscribers
                 with suppress(RedisError, OSError):
-                    await client.connection_pool.disconnect(inuse_connections=False)
+                    await client.connection_pool.disconnect(inuse_connections=in_use)
 
     async def close(self) -> None:
         """Close all. Trouble in doing so does not matter any more."""
-        for client in (*self._open, *self._sentinels.values()):
+        for client in (*self._open, *self._sentinels):
             with suppress(RedisError, OSError, asyncio.TimeoutError):
-                await client.aclose()
+                await (client.end() if isinstance(client, ClusterClient) else client.aclose())
         self._open.clear()
+        self._subscribers.clear()
         self._sentinels.clear()
+        self._steering.clear()
 
 
 def open_client(address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:

@@ -1,20 +1,27 @@
 """Names of the Redis keys of asynq 0.26 and of the runqy server. Nobody else writes a key's name.
 
-Every key of a queue carries the hash tag ``{queue}``, so all keys of one script share a slot on Redis Cluster.
+Every key of a queue carries the hash tag ``{queue}``, so all keys of one script share a slot on Redis Cluster. The keys
+of the flat layout have no tag; they are those of runqy's first worker, and what it lacked by the same pattern.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from functools import cache, lru_cache
+from typing import Literal
+
+Layout = Literal["asynq", "flat"]
+"""How the keys are laid out."""
 
 QUEUES = "asynq:queues"
 SERVERS = "asynq:servers"
 WORKERS = "asynq:workers"
+WORKER_PREFIX = "asynq:workers:"
 CANCEL = "asynq:cancel"
 """The channel on which clients publish the ids of tasks to be cancelled."""
 
-# Not part of asynq's layout: the runqy server finds tasks and results by id alone under these.
+# Not part of asynq's layout: the runqy server finds tasks and results by id alone under these. In the flat layout the
+# tasks themselves are there.
 LOOKUP_PREFIX = "asynq:t:"
 RESULT_PREFIX = "asynq:result:"
 
@@ -23,19 +30,22 @@ class QueueKeys:
     """The keys of one queue.
 
     Attributes:
+        active: a list; in the flat layout a sorted set, which holds the leases too.
+        lease: a sorted set; in the flat layout the same key as ``active``.
         task_prefix: a task's hash is this followed by its id.
-        group_prefix: a group's sorted set is this followed by the group's name.
+        group_prefix: a group's sorted set is this followed by the group's name; empty where there are no groups.
         probe: a key of no meaning, to try commands on.
         watchers: the two places from which pending is watched.
         turn: the list that the other workers wait on.
     """
 
-    def __init__(self, queue: str) -> None:
-        base = f"asynq:{{{queue}}}:"
+    def __init__(self, queue: str, layout: Layout = "asynq") -> None:
+        flat = layout == "flat"
+        base = f"asynq:{queue}:" if flat else f"asynq:{{{queue}}}:"
         self.queue = queue
         self.pending = base + "pending"
         self.active = base + "active"
-        self.lease = base + "lease"
+        self.lease = self.active if flat else base + "lease"
         self.paused = base + "paused"
         self.scheduled = base + "scheduled"
         self.retry = base + "retry"
@@ -43,8 +53,8 @@ class QueueKeys:
         self.completed = base + "completed"
         self.processed = base + "processed"
         self.failed = base + "failed"
-        self.task_prefix = base + "t:"
-        self.group_prefix = base + "g:"
+        self.task_prefix = LOOKUP_PREFIX if flat else base + "t:"
+        self.group_prefix = "" if flat else base + "g:"
         self.probe = base + "probe"
         # Not part of asynq's layout: who watches the pending list (see watch.py). They expire by themselves.
         self.watchers = (base + "watcher:1", base + "watcher:2")
@@ -72,9 +82,9 @@ class QueueKeys:
 
 
 @cache
-def queue_keys(queue: str) -> QueueKeys:
+def queue_keys(queue: str, layout: Layout = "asynq") -> QueueKeys:
     """The keys of a queue, made once."""
-    return QueueKeys(queue)
+    return QueueKeys(queue, layout)
 
 
 def utc_day(now: float) -> str:
@@ -103,4 +113,4 @@ def active_workers(instance: str) -> str:
 
 def worker(worker_id: str) -> str:
     """The hash by which the runqy server knows a worker."""
-    return f"asynq:workers:{worker_id}"
+    return WORKER_PREFIX + worker_id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from runqy_agent.broker import keys
+from runqy_agent.broker.connection import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from runqy_agent.broker.settle import Settled
 
 log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 2.0
+"""How long an exchange waits for these keys; its tasks are safe already."""
 
 
 class LookupKeys:
@@ -43,15 +47,15 @@ class LookupKeys:
         if not commands:
             return
         try:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies = await pipeline.execute(raise_on_error=False)
+            await asyncio.wait_for(self._send(commands), WRITE_SECONDS)
         except (RedisError, OSError, asyncio.TimeoutError) as error:
-            replies = [error]
-        problems = [reply for reply in replies if isinstance(reply, BaseException)]
-        if problems:
-            log.warning("%d look-up keys could not be written: %s", len(problems), problems[0])
+            log.warning("look-up keys of finished tasks could not all be written: %s", describe(error))
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            await pipeline.execute()
 
 
 def _commands(settled: Settled) -> Iterator[tuple[Any, ...]]:

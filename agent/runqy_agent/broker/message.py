@@ -35,6 +35,7 @@ class TakenTask:
         ttl_completed, ttl_archived, pending_timeout: seconds as stamped on the task by the server; 0 means never,
             None that it carries none.
         malformed: why the stored message could not be used; such a task is not run.
+        plain: there is no stored message, but plain fields (see flat.py).
     """
 
     id: str
@@ -50,6 +51,7 @@ class TakenTask:
     pending_timeout: int | None = None
     active_timeout: int | None = None
     malformed: str = ""
+    plain: bool = False
 
     @property
     def type(self) -> str:

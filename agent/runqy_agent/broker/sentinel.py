@@ -11,12 +11,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from runqy_agent.broker.address import RedisAddress, SentinelAddress
 
 log = logging.getLogger(__name__)
 
+_SWITCHED = "+switch-master"
+PING_SECONDS = 30.0
+"""How long a sentinel may be silent before it is asked whether it is still there."""
 ASK_SECONDS = 2.0
 """How long one sentinel may take to answer, and to accept a connection."""
 
@@ -78,6 +84,35 @@ class Sentinels:
             return MasterUnknownError(f'knows no master of the name "{self._master_name}"')
         host, port = found
         return host.decode(), int(port)
+
+    async def masters(self) -> AsyncIterator[tuple[str, int]]:
+        """Host and port of the master: as it is now, and whenever it changes.
+
+        Raises:
+            RedisError, OSError: the sentinel that was listened to is gone, or none can be asked.
+        """
+        await self.locate()
+        name = self._order[0]
+        async with self._clients[name].pubsub() as subscription:
+            await subscription.subscribe(_SWITCHED)
+            now = await self._ask(name)  # after the subscription, so that nothing happens in between
+            if isinstance(now, Exception):
+                raise now
+            yield now
+            while True:
+                found = await subscription.get_message(timeout=PING_SECONDS)
+                if found is None:
+                    await subscription.ping()
+                    found = await subscription.get_message(timeout=ASK_SECONDS)
+                if found is None:
+                    raise RedisTimeoutError(f"the sentinel {name} does not answer")
+                if found["type"] == "message":
+                    # "<name> <old host> <old port> <new host> <new port>"
+                    master, _, _, host, port = found["data"].decode().split(" ")
+                    if master == self._master_name:
+                        self._order.remove(name)
+                        self._order.insert(0, name)
+                        yield host, int(port)
 
     async def aclose(self) -> None:
         """Close the connections to the sentinels."""

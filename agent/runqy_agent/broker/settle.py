@@ -96,17 +96,13 @@ class Policy:
         allowed = message.retry if self.max_retry is None else min(message.retry, self.max_retry)
         message.error_msg = stored_error(outcome.error)
         message.last_failed_at = now
-        if not outcome.counted and outcome.retry:
-            counted = ""
-        elif outcome.retry and message.retried < allowed:
-            counted = "1"
-        else:
+        if not outcome.retry or message.retried >= allowed:
             ttl = self.ttl_archived if task.ttl_archived is None else task.ttl_archived
             return Settled(task, "archive", (message.SerializeToString(), "", "", "", ttl))
         due = now + (self._delay(task, outcome) if outcome.delay is None else max(0, round(outcome.delay)))
-        if counted:
+        if outcome.counted:
             message.retried += 1
-        return Settled(task, "retry", (message.SerializeToString(), due, counted, "", ""))
+        return Settled(task, "retry", (message.SerializeToString(), due, "1" if outcome.counted else "", "", ""))
 
     def _delay(self, task: TakenTask, outcome: Failure) -> int:
         """Whole seconds until the next attempt. A rule that fails must not keep the outcome from being written."""

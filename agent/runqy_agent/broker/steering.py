@@ -7,6 +7,7 @@ then no longer what it was: the sentinels know better, a name or a virtual IP ha
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.asyncio.connection import Connection, SSLConnection
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 1.0
+"""At most once in this time: every connection in use brings the news by itself."""
 
 
 class Guide(Protocol):
@@ -36,26 +40,40 @@ class Steering:
         guide: says where to connect to; without one it is always the same host and port.
     """
 
-    def __init__(self, guide: Guide | None, drop_idle: Callable[[], Awaitable[None]]) -> None:
-        """Args: drop_idle: closes every connection that is not in use."""
+    def __init__(self, guide: Guide | None, leave: Callable[[bool], Awaitable[None]]) -> None:
+        """Make one.
+
+        Args:
+            guide: see above.
+            leave: closes connections: all of them (True), or those that would not notice a change by themselves.
+        """
         self.guide = guide
-        self._drop_idle = drop_idle
+        self._leave = leave
         self._last: tuple[str, int] | None = None
+        self._left_at = float("-inf")
 
     async def locate(self) -> tuple[str, int] | None:
         """Where to connect to now; None for where it always was."""
         if self.guide is None:
             return None
         found = await self.guide.locate()
-        before, self._last = self._last, found
-        if before not in (None, found) and self.guide.checks_role:
-            log.info("Redis: the master is %s:%d now", *found)
-            await self._drop_idle()
+        if self.guide.checks_role:
+            await self.moved(found)
         return found
+
+    async def moved(self, found: tuple[str, int]) -> None:
+        """The master is there; if that is news, all connections lead to one of the past."""
+        before, self._last = self._last, found
+        if before not in (None, found):
+            log.info("Redis: the master is %s:%d now", *found)
+            await self._leave(True)  # noqa: FBT003
 
     async def demoted(self) -> None:
         """A server refused to write: the other connections lead there, too."""
-        await self._drop_idle()
+        now = time.monotonic()
+        if now - self._left_at > LEAVE_SECONDS:
+            self._left_at = now
+            await self._leave(False)  # noqa: FBT003
 
 
 def is_demotion(error: ResponseError) -> bool:
@@ -101,6 +119,20 @@ class SteeredConnection(Connection):
         if role[0] not in (b"master", "master"):
             await self.disconnect(nowait=True)
             raise RedisConnectionError(f"{self.host}:{self.port} is a replica, though the sentinels name it as master")
+
+    async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        """Send commands.
+
+        Raises:
+            redis.exceptions.ConnectionError: also where uvloop says with a RuntimeError that the peer has reset the
+                connection since it was last used.
+        """
+        if not self.is_connected:
+            await self.connect()  # redis-py would go where it was before
+        try:
+            await super().send_packed_command(*args, **options)
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection to {self.host}:{self.port} was lost ({error})") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Read a reply; that of a server which is no longer the master ends the connection.

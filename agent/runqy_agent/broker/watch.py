@@ -56,7 +56,7 @@ class Watch:
         self._broker = broker
         self._client = client
         self._who = who
-        self._keys = keys.queue_keys(queue)
+        self._keys = keys.queue_keys(queue, broker.layout)
 
     async def enter(self) -> Place:
         """Take a place, or keep it."""

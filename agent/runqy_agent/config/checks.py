@@ -120,6 +120,8 @@ class _Checks:
                     self.problem("redis.address", f"found {len(found)} addresses; more than one needs redis.cluster")
         if redis.cluster and redis.db:
             self.problem("redis.db", f"found {redis.db}; Redis Cluster has no other database than 0")
+        if redis.cluster and redis.layout == "flat":
+            self.problem("redis.layout", "flat is not for Redis Cluster, where the keys of a queue must share a slot")
         if redis.cert_file and not redis.key_file:
             self.problem("redis.cert_file", "needs redis.key_file beside it")
         if redis.key_file and not redis.cert_file:

@@ -83,7 +83,7 @@ def load_config(
     config = _build(given, findings)
     if readable:  # otherwise most complaints would be about what the file may well say
         check(config, given, findings, server_required=server_required)
-        check_unsupported(given, findings.problems, findings.warnings)
+        check_unsupported(given, findings.warnings)
     if findings.problems:
         raise ConfigError(findings.problems)
     config.warnings = findings.warnings

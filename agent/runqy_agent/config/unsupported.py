@@ -18,17 +18,9 @@ NO_EFFECT_YET: dict[str, _Condition] = {
     "status.listen": bool,
 }
 
-# Not harmless: tasks would be looked for in the wrong place. Refused.
-NOT_SUPPORTED_YET: dict[str, _Condition] = {
-    "redis.layout": lambda value: value != "asynq",
-}
 
-
-def check_unsupported(given: Mapping[str, Given], problems: list[str], warnings: list[str]) -> None:
-    """Warn of explicit settings without effect, and refuse those that would mislead."""
+def check_unsupported(given: Mapping[str, Given], warnings: list[str]) -> None:
+    """Warn of explicit settings without effect."""
     for path, asks in NO_EFFECT_YET.items():
         if path in given and asks(given[path].value):
             warnings.append(f"{given[path].origin}: {path}: has no effect in this version")
-    for path, asks in NOT_SUPPORTED_YET.items():
-        if path in given and asks(given[path].value):
-            problems.append(f"{given[path].origin}: {path}: not supported by this version")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent.broker import keys
 from runqy_agent.broker.asynq_pb2 import TaskMessage
+from runqy_agent.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,8 +37,9 @@ class TaskInfo:
 class TaskClient:
     """Enqueues and inspects."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, clock: Clock | None = None) -> None:
         self.redis = redis
+        self.clock = clock or Clock()
 
     def enqueue(self, queue: str, payload: bytes, **options: Any) -> str:
         """Enqueue one task and return its id; see ``message`` for the options."""
@@ -57,7 +58,7 @@ class TaskClient:
                 fields: dict[Any, Any] = {
                     "msg": task.SerializeToString(),
                     "state": "pending",
-                    "pending_since": time.time_ns(),
+                    "pending_since": self.clock.now_ns(),
                 }
                 pipeline.hset(names.task(task.id), mapping=fields)
                 pipeline.lpush(names.pending, task.id)

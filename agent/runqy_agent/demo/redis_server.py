@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import shutil
 import socket
@@ -158,8 +157,13 @@ def _wait_until_it_answers(port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     with redis.Redis(host="127.0.0.1", port=port) as client:
         while True:
-            with contextlib.suppress(redis.ConnectionError):
+            try:
                 client.ping()
+            except redis.AuthenticationError:
+                return  # it answers, if only to ask for a password
+            except redis.ConnectionError:
+                pass
+            else:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Redis on port {port} did not answer within {START_SECONDS:g} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from runqy_agent.loops.loop import PeriodicLoop
+from runqy_agent.loops.loop import PeriodicLoop, for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,5 +26,4 @@ class Forwarder(PeriodicLoop):
 
     async def round(self) -> None:
         """All queues once."""
-        for queue in self._queues:
-            await self._broker.forward(queue)
+        await for_each(self._queues, self._broker.forward)

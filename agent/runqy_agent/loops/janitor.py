@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
-from runqy_agent.loops.loop import PeriodicLoop
+from runqy_agent.loops.loop import PeriodicLoop, for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,12 +42,14 @@ class Janitor(PeriodicLoop):
 
     async def round(self) -> None:
         """All queues once."""
-        for queue in self._queues:
-            while await self._broker.expire_completed(queue, BATCH) == BATCH:
-                pass
-            if self._rounds % ARCHIVE_EVERY == 0:
-                await self._look_through_archive(queue)
+        await for_each(self._queues, self._clean)
         self._rounds += 1
+
+    async def _clean(self, queue: str) -> None:
+        while await self._broker.expire_completed(queue, BATCH) == BATCH:
+            pass
+        if self._rounds % ARCHIVE_EVERY == 0:
+            await self._look_through_archive(queue)
 
     async def _look_through_archive(self, queue: str) -> None:
         offset = 0

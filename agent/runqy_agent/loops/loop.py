@@ -6,11 +6,14 @@ import asyncio
 import logging
 import random
 from contextlib import suppress
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from redis.exceptions import RedisError
 
 from runqy_agent.broker.connection import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,26 @@ class Backoff:
     def reset(self) -> None:
         """It worked; begin anew next time."""
         self._next = self._first
+
+
+async def for_each(queues: Iterable[str], step: Callable[[str], Awaitable[object]]) -> None:
+    """Take a step for every queue. Trouble with one, whose node of a cluster is away, does not stop the others.
+
+    Raises:
+        RedisError, OSError: the first trouble, after all steps.
+    """
+    troubles = [await _trouble_of(step(queue)) for queue in queues]
+    for trouble in troubles:
+        if trouble is not None:
+            raise trouble
+
+
+async def _trouble_of(step: Awaitable[object]) -> Exception | None:
+    try:
+        await step
+    except TROUBLE as error:
+        return error
+    return None
 
 
 class Loop:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.settle import LEASE_EXPIRED
-from runqy_agent.loops.loop import PeriodicLoop
+from runqy_agent.loops.loop import PeriodicLoop, for_each
 from runqy_agent.outcome import Failure, Outcome, Unstarted
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class Recoverer(PeriodicLoop):
 
     async def round(self) -> None:
         """All queues once."""
-        for queue, policy in self._policies.items():
-            adopted = await self._broker.adopt(queue)
-            if adopted:
-                log.warning("queue %s: %d active tasks had no lease and were given one", queue, len(adopted))
-                asyncio.get_running_loop().call_later(GRACE + 1, self.nudge)
-            await self._recover(queue, policy)
+        await for_each(self._policies, self._look_after)
+
+    async def _look_after(self, queue: str) -> None:
+        adopted = await self._broker.adopt(queue)
+        if adopted:
+            log.warning("queue %s: %d active tasks had no lease and were given one", queue, len(adopted))
+            asyncio.get_running_loop().call_later(GRACE + 1, self.nudge)
+        await self._recover(queue, self._policies[queue])
 
     async def _recover(self, queue: str, policy: Policy) -> None:
         while True:

@@ -1,7 +1,8 @@
 """The Lua scripts. Each file is headed by its KEYS, ARGV and return value.
 
 A line ``--@include name.lua`` stands for the text of another file of this directory: the steps of ``exchange.lua``
-are files of their own, but run as one script.
+are files of their own, but run as one script. What differs in another layout of the keys stands in a directory of that
+layout's name, under the same file name, and is read instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-_INCLUDE = re.compile(r"^--@include (\S+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *--@include (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,17 @@ class Script:
     sha: str
 
 
-def _read(name: str) -> str:
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return _INCLUDE.sub(lambda match: _read(match[1]), text)
+def _read(name: str, layout: str) -> str:
+    directory = resources.files(__package__)
+    own = directory.joinpath(layout).joinpath(name)
+    text = (own if own.is_file() else directory.joinpath(name)).read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda match: _read(match[1], layout), text)
 
 
 @cache
-def load(name: str) -> Script:
-    """The script in ``<name>.lua``, with its includes in place."""
-    text = _read(f"{name}.lua")
+def load(name: str, layout: str = "asynq") -> Script:
+    """The script in ``<name>.lua`` for a layout of the keys, with its includes in place."""
+    text = _read(f"{name}.lua", layout)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -54,7 +57,13 @@ RUNNABLE = (
 )
 """The scripts that are run by themselves; the other files are steps and helpers that they include."""
 
+NOT_FLAT = ("beat", "enlist")
+"""What asynq's own readers look at is not written in the flat layout..."""
+ONLY_FLAT = ("enroll",)
+"""...and this only there."""
 
-def all_scripts() -> list[Script]:
-    """Every script that may be run."""
-    return [load(name) for name in RUNNABLE]
+
+def all_scripts(layout: str = "asynq") -> list[Script]:
+    """Every script that may be run in this layout."""
+    names = RUNNABLE if layout == "asynq" else (*(name for name in RUNNABLE if name not in NOT_FLAT), *ONLY_FLAT)
+    return [load(name, layout) for name in names]

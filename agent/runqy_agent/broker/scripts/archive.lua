@@ -6,7 +6,7 @@
 local function archive(id, held_until, msg, now, ttl, task_prefix, lookup_prefix)
   if not release(id, held_until) then return 0 end
   redis.call('ZADD', KEYS[11], now, id)
-  redis.call('HSET', task_prefix .. id, 'msg', msg, 'state', 'archived')
+  store(task_prefix .. id, msg, 'state', 'archived')
   if lookup_prefix ~= '' and ttl ~= '0' then redis.call('EXPIRE', lookup_prefix .. id, ttl) end
   return 1
 end

@@ -7,9 +7,9 @@ local function complete(id, held_until, msg, unique_key, expires_at, ttl, result
   if not release(id, held_until) then return 0 end
   redis.call('ZADD', KEYS[9], expires_at, id)
   if result == '' then
-    redis.call('HSET', task_prefix .. id, 'msg', msg, 'state', 'completed')
+    store(task_prefix .. id, msg, 'state', 'completed')
   else
-    redis.call('HSET', task_prefix .. id, 'msg', msg, 'state', 'completed', 'result', result)
+    store(task_prefix .. id, msg, 'state', 'completed', 'result', result)
     if result_prefix ~= '' then
       redis.call('SET', result_prefix .. id, result)
       if ttl ~= '0' then redis.call('EXPIRE', result_prefix .. id, ttl) end

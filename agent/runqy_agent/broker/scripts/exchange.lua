@@ -11,8 +11,12 @@
 --         'retry':    a due (unix s), b '1' if it counts as a failure
 --         'archive':  d ttl (s)
 --         'requeue':  a pending_since (unix ns)
+-- In the flat layout active is a sorted set and lease is the same key; msg holds fields (see flat/store.lua).
 -- Returns: { for each finished task 1, or 0 if it was no longer held }, taken, dropped, paused (see take.lua).
+local active, lease = KEYS[2], KEYS[3]
+--@include ours.lua
 --@include held.lua
+--@include store.lua
 --@include counters.lua
 --@include unlock.lua
 --@include done.lua

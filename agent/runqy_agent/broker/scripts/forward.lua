@@ -1,7 +1,8 @@
 -- forward: tasks of sorted sets (scheduled, retry) that are due become pending, at the end of the queue; a task that
 -- belongs to a group goes to the group's set instead.
 -- KEYS: [1] pending, then the sorted sets
--- ARGV: [1] now (unix s), [2] how many of each set at most, [3] task_prefix, [4] group_prefix, [5] now (unix ns)
+-- ARGV: [1] now (unix s), [2] how many of each set at most, [3] task_prefix, [4] group_prefix (empty: there are no
+--       groups), [5] now (unix ns)
 -- Returns: how many left the sorted set that gave most.
 local most = 0
 for set = 2, #KEYS do
@@ -12,7 +13,7 @@ for set = 2, #KEYS do
     local group = redis.pcall('HGET', key, 'group')
     if type(group) == 'table' then
       redis.log(redis.LOG_NOTICE, key .. ' is no hash') -- so there is no task of this id
-    elseif group and group ~= '' then
+    elseif group and group ~= '' and ARGV[4] ~= '' then
       redis.call('ZADD', ARGV[4] .. group, ARGV[1], id)
       redis.call('HSET', key, 'state', 'aggregating')
     elseif redis.call('EXISTS', key) == 1 then

@@ -5,6 +5,6 @@
 local function retry(id, held_until, msg, due, task_prefix)
   if not release(id, held_until) then return 0 end
   redis.call('ZADD', KEYS[10], due, id)
-  redis.call('HSET', task_prefix .. id, 'msg', msg, 'state', 'retry')
+  store(task_prefix .. id, msg, 'state', 'retry')
   return 1
 end

@@ -2,8 +2,7 @@
 -- queue. An id without a hash is dropped from the queue and reported.
 -- KEYS: [1] pending, [2] active, [3] lease, [4] paused (see exchange.lua).
 -- Arguments: n (how many to take), lease_until (unix s), task_prefix.
--- Returns: taken (for each task seven values: id, msg, pending_since, ttl_completed, ttl_archived, pending_timeout,
--- active_timeout; false where the hash lacks the field), dropped (ids without a hash), paused (1 or 0).
+-- Returns: taken (for each task its id and its fields, see read.lua), dropped (ids without a hash), paused (1 or 0).
 local function take(n, lease_until, task_prefix)
   local taken, dropped, ids = {}, {}, {}
   local paused = redis.call('EXISTS', KEYS[4])
@@ -16,18 +15,16 @@ local function take(n, lease_until, task_prefix)
   end
   for _, id in ipairs(ids) do
     local key = task_prefix .. id
-    local fields = redis.pcall('HMGET', key, 'msg', 'pending_since', 'ttl_completed', 'ttl_archived',
-      'pending_timeout', 'active_timeout')
+    --@include read.lua
     if fields.err or (not fields[1] and redis.call('EXISTS', key) == 0) then
       dropped[#dropped + 1] = id
     else
-      redis.call('LPUSH', KEYS[2], id)
-      redis.call('ZADD', KEYS[3], lease_until, id)
+      hold(id, lease_until)
       redis.call('HSET', key, 'state', 'active')
       if fields[2] then redis.call('HDEL', key, 'pending_since') end
-      local at = #taken
-      taken[at + 1] = id
-      for f = 1, 6 do taken[at + 1 + f] = fields[f] end
+      local at = #taken + 1
+      taken[at] = id
+      for f = 1, #fields do taken[at + f] = fields[f] end
     end
   end
   return taken, dropped, paused

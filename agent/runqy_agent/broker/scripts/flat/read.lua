@@ -1,0 +1,7 @@
+-- read: statements that read what a worker must know of a task. Without msg the other fields are the task.
+-- Arguments: the local key, the task's hash.
+-- Returns: the local fields: msg, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout, type,
+-- payload, retry, retried, max_retry, timeout, deadline; false where the hash lacks the field. A table with err if the
+-- key is no hash.
+local fields = redis.pcall('HMGET', key, 'msg', 'pending_since', 'ttl_completed', 'ttl_archived', 'pending_timeout',
+  'active_timeout', 'type', 'payload', 'retry', 'retried', 'max_retry', 'timeout', 'deadline')

@@ -1,0 +1,6 @@
+-- read: statements that read what a worker must know of a task, and no function, since many tasks pass here.
+-- Arguments: the local key, the task's hash.
+-- Returns: the local fields: msg, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout; false
+-- where the hash lacks the field. A table with err if the key is no hash.
+local fields = redis.pcall('HMGET', key, 'msg', 'pending_since', 'ttl_completed', 'ttl_archived', 'pending_timeout',
+  'active_timeout')
