@@ -99,7 +99,7 @@ def test_a_library_user_needs_no_server() -> None:
         ("deployment: {offline: true}", "deployment.offline: needs deployment.find_links"),
         ("deployment: {dir: ''}", "deployment.dir: must not be empty"),
         ("server: {timeout: 0}", "server.timeout: must be longer than 0"),
-        ("redis: {layout: flat}", "redis.layout: not supported by this version"),
+        ("redis: {layout: flat, cluster: true}", "redis.layout: flat is not for Redis Cluster"),
         ("redis: {cluster: true, db: 1}", "redis.db: found 1; Redis Cluster has no other database than 0"),
         ("redis: {address: 'a:1,b:2'}", "redis.address: found 2 addresses; more than one needs redis.cluster"),
         ("redis: {cluster: true, address: 'a:1,b:0'}", 'redis.address: found the port "0"'),

@@ -60,9 +60,10 @@ def test_the_workers_ceiling_lowers_the_tasks_own_limit_and_never_raises_it(
     assert settle(Failure("x"), policy, retry=10, retried=retried).step == step
 
 
-def test_an_uncounted_failure_is_retried_whatever_was_used_up_and_uses_nothing_up() -> None:
-    settled = settle(Failure("x", counted=False), retry=3, retried=3)
-    assert (settled.step, settled.values[2], stored(settled).retried) == ("retry", "", 3)
+def test_an_uncounted_failure_uses_no_retry_up_but_needs_one() -> None:
+    settled = settle(Failure("x", counted=False), retry=3, retried=2)
+    assert (settled.step, settled.values[2], stored(settled).retried) == ("retry", "", 2)
+    assert settle(Failure("x", counted=False), retry=3, retried=3).step == "archive"  # as asynq decides
 
 
 def test_the_delay_rule_is_asked_with_the_retries_used_before_this_one() -> None:

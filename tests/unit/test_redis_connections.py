@@ -1,0 +1,164 @@
+"""Where Redis is, what its errors mean to a connection, and what the sentinels are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from runqy_agent.broker import scripts
+from runqy_agent.broker.access import IN_FLAT_SCRIPTS, IN_SCRIPTS
+from runqy_agent.broker.address import RedisAddress, resolve
+from runqy_agent.broker.broker import _is_refusal
+from runqy_agent.broker.steering import Steering, is_demotion
+from runqy_agent.config import RedisSettings, Secret, SentinelSettings
+from runqy_agent.errors import BrokerError
+from runqy_agent.registration.answer import ServerRedis
+
+SERVER = ServerRedis(addr="redis.example.com:6380", username="u", password=Secret("s3cret"), db=2, use_tls=True)
+
+
+def test_the_server_says_where_redis_is_and_the_configuration_overrides_it() -> None:
+    found = resolve(SERVER, RedisSettings())
+    assert (found.host, found.port, found.db, found.username, found.tls) == ("redis.example.com", 6380, 2, "u", True)
+    found = resolve(SERVER, RedisSettings(address="other", db=0, tls=False, username="v"))
+    assert (found.host, found.port, found.db, found.username, found.tls) == ("other", 6379, 0, "v", False)
+    assert found.password == Secret("s3cret")
+    assert "s3cret" not in f"{found} {found!r}"
+
+
+def test_sentinels_replace_the_address_of_the_server() -> None:
+    sentinel = SentinelSettings(master_name="tasks", nodes=["a", "[::1]:5"], password=Secret("hush"))
+    found = resolve(SERVER, RedisSettings(sentinel=sentinel))
+    assert found.sentinel is not None
+    assert found.sentinel.nodes == (("a", 26379), ("::1", 5))
+    assert str(found) == 'master "tasks" of the sentinels a:26379, [::1]:5 (TLS)'
+    assert (found.db, found.username, found.is_cluster) == (2, "u", False)
+    assert "hush" not in f"{found} {found!r}"
+
+
+def test_a_cluster_has_several_seeds() -> None:
+    found = resolve(ServerRedis(addr="a:1, b"), RedisSettings(cluster=True))
+    assert found.seeds == (("a", 1), ("b", 6379))
+    assert found.is_cluster
+    assert str(found) == "cluster a:1, b:6379"
+
+
+@pytest.mark.parametrize(
+    ("server", "settings", "said"),
+    [
+        (None, RedisSettings(), "no Redis address"),
+        (ServerRedis(addr="a:x"), RedisSettings(), "malformed"),
+        (ServerRedis(addr="a,b"), RedisSettings(), "is it a cluster? set redis.cluster: true"),
+        (SERVER, RedisSettings(cluster=True), "the server names the database 2"),
+        (None, RedisSettings(sentinel=SentinelSettings(master_name="m")), "needs master_name and nodes"),
+        (None, RedisSettings(sentinel=SentinelSettings(master_name="m", nodes=["a:0"])), "a sentinel is malformed"),
+    ],
+)
+def test_what_says_nothing_useful_is_an_error(server: ServerRedis | None, settings: RedisSettings, said: str) -> None:
+    with pytest.raises(BrokerError, match=said.replace("?", r"\?")):
+        resolve(server, settings)
+
+
+@pytest.mark.parametrize(
+    ("error", "demotion"),
+    [
+        (ReadOnlyError("You can't write against a read only replica."), True),
+        (MasterDownError("Link with MASTER is down"), True),
+        (ResponseError("Error running script (call to f_0): @user_script:1: -READONLY You can't write"), True),
+        (ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed (master -> re"), True),
+        (ResponseError("UNBLOCKED client unblocked via CLIENT UNBLOCK"), False),
+        (ResponseError("WRONGTYPE Operation against a key"), False),
+        (NoPermissionError("no"), False),
+    ],
+)
+def test_a_server_that_is_no_longer_the_master_is_recognised(error: ResponseError, *, demotion: bool) -> None:
+    assert is_demotion(error) is demotion
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [
+        (ResponseError("WRONGTYPE"), True),
+        (NoPermissionError("no"), True),
+        (AskError("1 127.0.0.1:1"), True),
+        (ClusterDownError("The cluster is down"), False),
+        (MasterDownError("down"), False),
+        (BusyLoadingError("loading"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_a_refusal_concerns_one_command(error: Exception, *, refusal: bool) -> None:
+    assert _is_refusal(error) is refusal
+
+
+class Recorder:
+    """A guide whose answers are set, and what was left because of them."""
+
+    checks_role = True
+
+    def __init__(self, *answers: tuple[str, int]) -> None:
+        self.answers = list(answers)
+        self.left: list[bool] = []
+
+    async def locate(self) -> tuple[str, int]:
+        return self.answers.pop(0)
+
+    async def leave(self, everything: bool) -> None:
+        self.left.append(everything)
+
+
+def test_all_connections_are_left_once_when_the_master_has_changed() -> None:
+    async def run() -> Recorder:
+        guide = Recorder(("a", 1), ("a", 1), ("b", 1), ("b", 1))
+        steering = Steering(guide, guide.leave)
+        for _ in range(4):
+            await steering.locate()
+        await steering.moved(("b", 1))
+        await steering.moved(("a", 1))
+        return guide
+
+    assert asyncio.run(run()).left == [True, True]
+
+
+def test_a_demoted_server_is_left_by_those_who_would_not_notice_and_not_all_the_time() -> None:
+    async def run() -> Recorder:
+        guide = Recorder()
+        steering = Steering(None, guide.leave)
+        assert await steering.locate() is None
+        for _ in range(10):
+            await steering.demoted()
+        return guide
+
+    assert asyncio.run(run()).left == [False]
+
+
+@pytest.mark.parametrize(("layout", "probed"), [("asynq", IN_SCRIPTS), ("flat", IN_FLAT_SCRIPTS)])
+def test_the_check_of_permissions_covers_every_command_of_the_scripts(layout: Any, probed: tuple[str, ...]) -> None:
+    texts = [script.text for script in scripts.all_scripts(layout) if script.name != "probe"]
+    used = {command for text in texts for command in re.findall(r"redis\.p?call\('([A-Za-z]+)'", text)}
+    assert "ZADD" in used
+    assert used <= {command.split()[0] for command in probed}
+
+
+def test_an_address_hides_its_secrets_and_asks_for_verified_certificates() -> None:
+    address = RedisAddress("h", tls=True, ca_file="/ca.pem", password=Secret("hush"))
+    assert address.tls_options() == {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": "/ca.pem",
+        "ssl_certfile": None,
+        "ssl_keyfile": None,
+    }
+    assert RedisAddress("h").tls_options() == {}
