@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,14 @@ class Sentinels:
     """A master, a replica, and three sentinels of which two must agree."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
-        self.arguments = list(arguments)
-        self.servers = [RedisServer(arguments=self.arguments)]
-        self.servers.append(RedisServer(arguments=["--replicaof", "127.0.0.1", str(self.servers[0].port), *arguments]))
-        self.sentinels = [_sentinel(self.servers[0].port) for _ in range(3)]
+        self.servers = list(pair(arguments))
+        self.sentinels = [start_sentinel(self.servers[0].port) for _ in range(3)]
         self.nodes = [sentinel.address for sentinel in self.sentinels]
         until(self._all_know_each_other, "the sentinels know the replica and each other")
 
     def _all_know_each_other(self) -> bool:
         states = [self.ask(sentinel) for sentinel in self.sentinels]
-        ready = all(state["num-slaves"] == 1 and state["num-other-sentinels"] == 2 for state in states)
-        return ready and self.servers[1].client().info("replication")["master_link_status"] == "up"
+        return all(state["num-slaves"] == 1 and state["num-other-sentinels"] == 2 for state in states)
 
     @staticmethod
     def ask(sentinel: RedisServer) -> dict[str, Any]:
@@ -52,27 +50,90 @@ class Sentinels:
         ports = {self.ask(sentinel)["port"] for sentinel in self.sentinels}
         return next((server for server in self.servers if {server.port} == ports), self.servers[0])
 
-    def fail_over(self) -> tuple[RedisServer, RedisServer]:
-        """Kill the master and wait for the other one to be promoted. Returns both, the dead one first."""
-        dead = self.master()
-        (other,) = (server for server in self.servers if server is not dead)
-        dead.kill()
-        until(lambda: self.master() is other, "the sentinels have made the replica the master")
-        until(lambda: other.client().info("replication")["role"] == "master", "the replica is the master")
-        return dead, other
+    def until_promoted(self, old: RedisServer) -> RedisServer:
+        """Wait until the other server is the master, for all that are asked. Returns it."""
+        (new,) = (server for server in self.servers if server is not old)
+        until(lambda: self.master() is new and _replication(new)["role"] == "master", "the replica is the master now")
+        return new
+
+    @staticmethod
+    def follows(replica: RedisServer, master: RedisServer) -> bool:
+        """Whether one server replicates the other."""
+        state = _replication(replica)
+        return state.get("master_port") == master.port and state.get("master_link_status") == "up"
 
     def close(self) -> None:
         for server in (*self.sentinels, *self.servers):
             server.close()
 
 
-def _sentinel(master_port: int) -> RedisServer:
+def acl_line(password: str, extra: str = "") -> list[str]:
+    """The command of the documentation that makes the worker's user, with a password."""
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("ACL SETUSER "))
+    return [*line.replace("PASSWORD", password).split(), *extra.split()]
+
+
+def pair(arguments: Sequence[str] = ()) -> tuple[RedisServer, RedisServer]:
+    """A master and its replica."""
+    options = ["--repl-diskless-sync-delay", "0", *arguments]  # Redis waits 5 s for more replicas otherwise
+    master = RedisServer(arguments=options)
+    replica = RedisServer(arguments=["--replicaof", "127.0.0.1", str(master.port), *options])
+    until(lambda: Sentinels.follows(replica, master), "the replica follows the master")
+    return master, replica
+
+
+def _replication(server: RedisServer) -> dict[str, Any]:
+    with server.client() as client:
+        state: dict[str, Any] = client.info("replication")
+    return state
+
+
+class MovingAddress:
+    """An address in front of servers, such as a virtual IP: when it moves, open connections stay where they are."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._stopped = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.text = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def move(self, port: int) -> None:
+        """Lead new connections to another server."""
+        self._target = port
+
+    def _accept(self) -> None:
+        while not self._stopped.is_set():
+            with suppress(OSError):
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._stopped.set()
+        self._listener.close()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for each in (source, sink):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+def start_sentinel(master_port: int, quorum: int = 2, more: str = "") -> RedisServer:
+    """A sentinel that watches a master; ``more`` is further configuration."""
     directory = Path(tempfile.mkdtemp(prefix="runqy-sentinel-"))
     config = directory / "sentinel.conf"
     config.write_text(
-        f"sentinel monitor {MASTER} 127.0.0.1 {master_port} 2\n"
+        f"sentinel monitor {MASTER} 127.0.0.1 {master_port} {quorum}\n"
         f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}\n"
-        f"sentinel failover-timeout {MASTER} 5000\n",
+        f"sentinel failover-timeout {MASTER} 5000\n{more}\n",
         encoding="utf-8",
     )
     return RedisServer(config_file=config, arguments=["--sentinel"])
@@ -82,8 +143,18 @@ class Cluster:
     """Three masters that share the slots."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
-        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--appendonly", "yes", *arguments]
-        self.nodes = [RedisServer(arguments=options, port=_cluster_port()) for _ in range(3)]
+        """Args: arguments: further settings of every node."""
+        self._options = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "2000",
+            "--appendonly",
+            "yes",
+            *arguments,
+        ]
+        self._options += ["--repl-diskless-sync-delay", "0"]
+        self.nodes = [RedisServer(arguments=self._options, port=_cluster_port()) for _ in range(3)]
         for index, node in enumerate(self.nodes):
             client = node.client()
             first, last = SLOTS * index // 3, SLOTS * (index + 1) // 3
@@ -92,6 +163,23 @@ class Cluster:
             if index:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
         self.until_ok()
+
+    def add_replica(self, master: RedisServer) -> RedisServer:
+        """Start one more node, which takes over when this master dies."""
+        replica = RedisServer(arguments=self._options, port=_cluster_port())
+        node_id: Any = master.client().execute_command("CLUSTER", "MYID")
+        client = replica.client()
+        client.execute_command("CLUSTER", "MEET", "127.0.0.1", master.port)
+
+        def replicates() -> bool:
+            with suppress(redis.ResponseError):  # as long as it does not know that node
+                client.execute_command("CLUSTER", "REPLICATE", node_id)
+                return True
+            return False
+
+        until(replicates, "the new node knows its master")
+        until(lambda: Sentinels.follows(replica, master), "the replica follows the master")
+        return replica
 
     def until_ok(self) -> None:
         """Wait until all nodes say that the cluster works."""

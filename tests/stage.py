@@ -205,19 +205,24 @@ class Stage:
         self._agents.append(agent)
         return agent
 
+    def follow(self, redis_client: redis.Redis) -> None:
+        """Look at another Redis from now on."""
+        self.redis = redis_client
+        self.client = TaskClient(redis_client)
+
     def state(self, queue: str, task_id: str) -> str:
         """The state of a task; empty if it is not in Redis any more."""
         info = self.client.info(queue, task_id)
         return info.state if info else ""
 
-    def until_state(self, queue: str, task_id: str, *states: str) -> str:
+    def until_state(self, queue: str, task_id: str, *states: str, patience: float = PATIENCE) -> str:
         """Wait until a task is in one of these states."""
 
         def reached() -> str:
             state = self.state(queue, task_id)
             return state if state in states else ""
 
-        found: str = until(reached, f"task {task_id} is {' or '.join(states)}")
+        found: str = until(reached, f"task {task_id} is {' or '.join(states)}", patience)
         return found
 
     def ids(self, queue: str, part: str) -> list[str]:
