@@ -303,6 +303,7 @@ class Worker:
             health={runner.name: runner.health for runner in self._runners()},
             metrics=await self._metrics.read(),
             running=self._processor.running if self._processor else (),
+            outcomes=self._processor.counts if self._processor else {},
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ def test_when_a_process_answers_a_task_whose_lease_was_lost_nothing_is_written_f
     assert stored(stage, queue, ids[:2]) == {**before, "processed": 1}  # the one that was still held
     new = stage.client.enqueue(queue, b"{}")
     assert stage.until_state(queue, new, "completed", "archived", "retry") == "completed"
+    counted = {"succeeded": 4, "failed": 0, "put_back": 0, "lost": 2}
+    until(lambda: json.loads(agent.record()["tasks"]) == counted, "the losses are counted in the record")
     assert agent.terminate() == 0
     assert stored(stage, queue, ids[:2]) == {**before, "processed": 2}
 

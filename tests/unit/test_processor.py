@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from runqy_agent.broker.exchange import Exchange, Exchanged
+from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.broker.settle import Policy
 from runqy_agent.clock import Clock
 from runqy_agent.loops import processor as processor_module
@@ -49,6 +49,7 @@ class ScriptedBroker:
         self.active: set[str] = set()
         self.written: list[tuple[str, str]] = []
         self.failures = 0
+        self.trouble: type[Exception] = RedisConnectionError
         self.refused: set[str] = set()
         self.paused: set[str] = set()
         self.taken_over: set[str] = set()
@@ -68,7 +69,7 @@ class ScriptedBroker:
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
-            raise RedisConnectionError("gone")
+            raise self.trouble("gone")
         answers = [self._one(request) for request in requests]
         self.most_active = max(self.most_active, len(self.active))
         return answers
@@ -392,14 +393,51 @@ def test_an_outcome_that_comes_after_the_end_of_the_lease_is_not_written() -> No
     run(test)
 
 
-def test_a_task_whose_lease_has_ended_before_its_answer_arrived_is_not_run() -> None:
+def test_a_task_whose_lease_has_ended_before_its_answer_arrived_goes_back_unrun() -> None:
     async def test() -> None:
         rig = Rig(ScriptedBroker(a=1), concurrency=1)
         rig.broker.lease_seconds = -1.0
         async with running(rig):
-            await until(lambda: rig.processor.counts["Lost"] == 1)
+            await until(lambda: rig.broker.steps("requeue"))
             assert rig.runners["a"].begun == []
-            assert not rig.processor.held
+            rig.broker.lease_seconds = 30.0
+            await until(lambda: rig.runners["a"].ids == ["a0"])
+            assert rig.processor.counts["Lost"] == 0
+
+    run(test)
+
+
+def test_an_outcome_in_doubt_whose_lease_ends_counts_as_lost_and_one_that_was_written_does_not() -> None:
+    async def test() -> None:
+        async with running(Rig(ScriptedBroker(a=2), concurrency=2)) as rig:
+            await until(lambda: len(rig.runners["a"].begun) == 2)
+            late, written = rig.runners["a"].begun
+            rig.broker.failures = 1
+            rig.broker.taken_over.add(written.id)  # as it looks when the lost exchange has written it
+            rig.runners["a"].end(written)
+            await until(lambda: written not in rig.processor.held)
+            assert rig.processor.counts["Lost"] == 0
+            rig.broker.failures = 1
+            rig.runners["a"].end(late)
+            await until(lambda: rig.broker.failures == 0)
+            late.lease_ends = Clock().now() - 0.001
+            await until(lambda: late not in rig.processor.held)
+            assert rig.processor.counts["Lost"] == 1
+
+    run(test)
+
+
+def test_nothing_is_in_doubt_where_nothing_was_carried_out() -> None:
+    async def test() -> None:
+        async with running(Rig(ScriptedBroker(a=1), concurrency=1)) as rig:
+            await until(lambda: rig.runners["a"].begun)
+            (task,) = rig.runners["a"].begun
+            rig.broker.trouble = NotDoneError
+            rig.broker.failures = 1
+            rig.broker.taken_over.add(task.id)
+            rig.runners["a"].end(task)
+            await until(lambda: not rig.processor.held)
+            assert rig.processor.counts["Lost"] == 1
 
     run(test)
 

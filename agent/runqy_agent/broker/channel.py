@@ -6,10 +6,14 @@ costs more than everything else the worker does for a task. Here its connection 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
-from redis.exceptions import ResponseError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+
+from runqy_agent.broker.exchange import NotDoneError
+from runqy_agent.broker.steering import DemotedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,20 +43,39 @@ class Channel:
             The replies; where Redis refuses a command, its ResponseError takes the reply's place.
 
         Raises:
+            NotDoneError: none of the commands was carried out.
             RedisError, OSError: the connection failed; whether the commands were carried out is not known.
         """
         self.busy = True
+        replies: list[Any] = []
         try:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = cast("AbstractConnection", await self._pool.get_connection())
+            connection = await self._connected()
             await connection.send_packed_command([_pack(command) for command in commands], check_health=False)
-            return [await self._reply(connection) for _ in commands]
+            for _ in commands:
+                replies.append(await self._reply(connection))  # noqa: PERF401  # how many came matters below
+        except (BusyLoadingError, DemotedError) as error:
+            await self._drop()
+            if not replies:
+                raise NotDoneError(str(error)) from error
+            raise
         except BaseException:
             await self._drop()
             raise
         finally:
             self.busy = False
+        return replies
+
+    async def _connected(self) -> AbstractConnection:
+        connection = self._connection
+        if connection is not None and connection.is_connected:
+            return connection
+        await self._drop()
+        try:
+            connection = cast("AbstractConnection", await self._pool.get_connection())
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            raise NotDoneError(str(error) or type(error).__name__) from error
+        self._connection = connection
+        return connection
 
     async def _reply(self, connection: AbstractConnection) -> Any:
         try:

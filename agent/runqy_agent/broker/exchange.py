@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 if TYPE_CHECKING:
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Settled
+
+
+class NotDoneError(RedisConnectionError):
+    """Redis could not be reached, or has refused everything: nothing was carried out."""
 
 
 @dataclass(slots=True)

@@ -63,6 +63,7 @@ class WorkerState:
         health: parent queue to how its runner is.
         metrics: the load of the host, as JSON.
         running: the tasks in progress.
+        outcomes: how many tasks have ended how since the start: ``Success``, ``Failure``, ``Lost`` and others.
     """
 
     status: str
@@ -72,11 +73,18 @@ class WorkerState:
     health: Mapping[str, Health] = field(default_factory=dict)
     metrics: str = "{}"
     running: Iterable[TakenTask] = ()
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
         """Whether every parent queue can be served."""
         return bool(self.health) and all(health.state == "ready" for health in self.health.values())
+
+    @property
+    def tasks(self) -> str:
+        """JSON: how many tasks have ``succeeded``, ``failed``, were ``put_back`` or ``lost``, since the start."""
+        kinds = {"succeeded": "Success", "failed": "Failure", "put_back": "Unstarted", "lost": "Lost"}
+        return json.dumps({name: self.outcomes.get(kind, 0) for name, kind in kinds.items()})
 
     @property
     def recovery(self) -> str:
@@ -136,6 +144,7 @@ class Presence:
             "healthy": "true" if state.healthy else "false",
             "metrics": state.metrics,
             "recovery": state.recovery,
+            "tasks": state.tasks,
         }
 
     def _server_info(self, state: WorkerState, running: int) -> bytes:

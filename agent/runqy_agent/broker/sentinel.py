@@ -78,7 +78,7 @@ class Sentinels:
         command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
         try:
             found = await self._clients[name].execute_command(*command)
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's, for a connection that was reset
             return error
         if not found:
             return MasterUnknownError(f'knows no master of the name "{self._master_name}"')

@@ -76,6 +76,10 @@ class Steering:
             await self._leave(False)  # noqa: FBT003
 
 
+class DemotedError(RedisConnectionError):
+    """The server is no longer the master. It has refused the command."""
+
+
 def is_demotion(error: ResponseError) -> bool:
     """Whether a refusal tells that the server is no longer the master.
 
@@ -138,7 +142,7 @@ class SteeredConnection(Connection):
         """Read a reply; that of a server which is no longer the master ends the connection.
 
         Raises:
-            redis.exceptions.ConnectionError: also in that case, since it is no refusal of the command.
+            DemotedError: in that case. It is a ConnectionError, since another server would not refuse.
         """
         try:
             return await super().read_response(*args, **options)
@@ -147,7 +151,7 @@ class SteeredConnection(Connection):
                 raise
             await self.disconnect(nowait=True)
             await self._steering.demoted()
-            raise RedisConnectionError(f"{self.host}:{self.port} is no longer the master ({error})") from error
+            raise DemotedError(f"{self.host}:{self.port} is no longer the master ({error})") from error
 
 
 class SteeredSSLConnection(SteeredConnection, SSLConnection):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from runqy_agent.broker.connection import describe
-from runqy_agent.broker.exchange import Exchange, Exchanged
+from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.loops.doubts import Doubts
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
 from runqy_agent.outcome import Outcome, Unstarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
@@ -111,7 +112,7 @@ class Processor(Loop):
             self.finished(task, outcome)
             self._wake.set()
 
-    def lost(self, tasks: Iterable[TakenTask], why: str) -> None:
+    def lost(self, tasks: Sequence[TakenTask], why: str) -> None:
         """These tasks belong to somebody else now: nothing is written for them, work on them ends."""
         for task in tasks:
             route = self._held.get(task)
@@ -125,23 +126,24 @@ class Processor(Loop):
             del self._held[task]
             self._decided.discard(task)
             self._note_loss(task, why, settled)
-        self._check_empty()
-        self._wake.set()
+        if tasks:
+            self._check_empty()
+            self._wake.set()
 
     def _lose_ended(self) -> None:
         """An outcome may be written while the lease holds. After that the task is a recoverer's, whoever's it is."""
         now = self._clock.now()
         for route in self._routes.values():
-            ended = [settled.task for settled in route.settled if settled.task.lease_ends <= now]
-            if ended:
-                self.lost(ended, LEASE_ENDED)
+            self.lost(route.too_late(now), LEASE_ENDED)
 
     def _note_loss(self, task: TakenTask, why: str, settled: Settled | None = None) -> None:
-        if settled is not None and settled.in_doubt:
-            log.info("queue %s: task %s was probably written when its reply was lost", task.queue, task.id)
+        in_doubt = settled is not None and settled.in_doubt
+        if in_doubt and why != LEASE_ENDED:
+            log.info("queue %s: task %s was written when its reply was lost", task.queue, task.id)
             return
         self.counts["Lost"] += 1
-        log.warning("queue %s: lost task %s, %s; its outcome is not written", task.queue, task.id, why)
+        fate = "may or may not have been written" if in_doubt else "is not written"
+        log.warning("queue %s: lost task %s, %s; its outcome %s", task.queue, task.id, why, fate)
 
     # Draining.
 
@@ -172,11 +174,9 @@ class Processor(Loop):
 
     async def _wait_empty(self, timeout: float) -> bool:
         self._check_empty()
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._empty.wait(), timeout)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return self._empty.is_set()
 
     def _check_empty(self) -> None:
         if self.exchanging or self._held:
@@ -216,10 +216,11 @@ class Processor(Loop):
         lease = self._broker.new_lease()
         try:
             answers = await self._broker.exchange(requests, lease)
-        except TROUBLE:
+        except TROUBLE as error:
             for request in requests:
                 self._routes[request.queue].take_back(request)
-                self._doubts.add(request, lease, self._clock.monotonic())
+                if not isinstance(error, NotDoneError):
+                    self._doubts.add(request, lease, self._clock.monotonic())
             raise
         # All slots that became free first: a task of one queue may take the slot of another's.
         for request, answer in zip(requests, answers, strict=True):
@@ -296,8 +297,10 @@ class Processor(Loop):
         ready = []
         now = self._clock.now()
         for task in tasks:
-            if task.lease_ends <= now:  # this process was frozen meanwhile
-                self._note_loss(task, LEASE_ENDED)
+            if task.lease_ends <= now:  # this process or Redis was frozen meanwhile
+                log.info("queue %s: task %s was taken too late to be run, it goes back", task.queue, task.id)
+                route.settled.append(route.policy.settle(task, Unstarted(), self._clock.now_ns()))
+                self._wake.set()
                 continue
             self._held[task] = route
             task.deadline = task.run_deadline(route.active_timeout)

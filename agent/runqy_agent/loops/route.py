@@ -59,6 +59,10 @@ class Route:
         if self.listener is not None:
             self.listener.rest()
 
+    def too_late(self, now: float) -> list[TakenTask]:
+        """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in unix seconds."""
+        return [settled.task for settled in self.settled if settled.task.lease_ends <= now]
+
     def drop(self, task: TakenTask) -> Settled | None:
         """Do not write the outcome of a task. Returns it; None if it is not waiting to be written."""
         for settled in self.settled:
