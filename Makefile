@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+PICKUP_ARGS ?=
 CHAOS_RUNS ?= 3
 
 PROTO := agent/runqy_agent/broker/asynq.proto
@@ -47,10 +48,11 @@ format: ## let ruff format the code
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/ruff format .
 
-bench: ## measure tasks per second (BENCH_ARGS=... goes to the benchmark)
+bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS=..., PICKUP_ARGS=...)
 	@tools/need.sh git redis-server
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python benchmarks/throughput.py $(BENCH_ARGS)
+	$(VENV)/bin/python benchmarks/pickup.py $(PICKUP_ARGS)
 
 proto: ## write asynq_pb2.py anew from asynq.proto
 	@test -x .venv-proto/bin/python || "$$(tools/python.sh)" -m venv .venv-proto

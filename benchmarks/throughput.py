@@ -12,10 +12,7 @@ CPU time and in round trips to Redis (one exchange, however many scripts it hold
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,18 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
+from rig import Rig
 from runqy_agent.broker import keys
-from runqy_agent.demo.client import DAY, TaskClient, message
-from runqy_agent.demo.redis_server import RedisServer
-from runqy_agent.demo.registration_server import QueueDefinition, RegistrationServer
-from runqy_agent.demo.repositories import GitRepository
+from runqy_agent.demo.client import DAY, message
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
-API_KEY = "benchmark-key"
 QUEUES = {"bench.high": 9, "bench.low": 3}
-PATIENCE = 300.0
 NO_OP = {
     "sdk": (
         "from runqy_python import run, task\n\n\n"
@@ -60,48 +54,25 @@ class Measurement(NamedTuple):
     redis_cpu: float
 
 
-class Bench:
-    """The parts that all runs share."""
+class Bench(Rig):
+    """Measures throughput."""
 
     def __init__(self, directory: Path, process: str) -> None:
-        self.directory = directory
-        self.redis = RedisServer()
-        self.client = TaskClient(self.redis.client())
         requirements = "runqy-python\n" if process == "sdk" else ""
-        repository = GitRepository(directory / "repo", {"main.py": NO_OP[process], "requirements.txt": requirements})
-        deployment = {"git_url": repository.url, "branch": "main", "startup_cmd": "python main.py"}
-        self.server = RegistrationServer(self.redis.address, API_KEY, [QueueDefinition("bench", deployment, QUEUES)])
+        super().__init__(directory, {"main.py": NO_OP[process], "requirements.txt": requirements}, QUEUES)
 
     def run(self, tasks: int, concurrency: int) -> Measurement:
         """Start a worker, let it do all tasks, stop it."""
         self.client.redis.flushdb()  # a server of this benchmark's own
         for queue in QUEUES:
             self.client.redis.set(keys.queue_keys(queue).paused, 1)
-        agent = self._start(concurrency)
+        agent = self.start(concurrency)
         try:
             self._enqueue(tasks)
             return self._measure(agent, tasks)
         finally:
             agent.terminate()
             agent.wait()
-
-    def _start(self, concurrency: int) -> subprocess.Popen[bytes]:
-        settings = {
-            "RUNQY_SERVER_URL": self.server.url,
-            "RUNQY_API_KEY": API_KEY,
-            "RUNQY_QUEUES": "bench",
-            "RUNQY_CONCURRENCY": str(concurrency),
-            "RUNQY_DEPLOYMENT_DIR": str(self.directory / "deployment"),
-            "RUNQY_LOG_LEVEL": "warning",
-        }
-        agent = subprocess.Popen([sys.executable, "-m", "runqy_agent", "run"], env={**os.environ, **settings})
-        self._until(lambda: self._status() == b"running", agent)
-        return agent
-
-    def _status(self) -> Any:
-        for key in self.client.redis.scan_iter("asynq:workers:*", _type="HASH"):
-            return self.client.redis.hget(key, "status")
-        return None
 
     def _enqueue(self, tasks: int) -> None:
         names, weights = list(QUEUES), list(QUEUES.values())
@@ -116,9 +87,9 @@ class Bench:
         before = [_cpu(part) for part in parts]
         calls = self._network_reads()
         self.client.redis.delete(*(keys.queue_keys(queue).paused for queue in QUEUES))
-        self._until(lambda: self._processed() > 0, agent)
+        self.until(lambda: self._processed() > 0, agent)
         begun, first = time.perf_counter(), self._processed()
-        self._until(lambda: self._processed() >= tasks, agent)
+        self.until(lambda: self._processed() >= tasks, agent)
         seconds = time.perf_counter() - begun
         costs = [1e6 * (_cpu(part) - old) / tasks for part, old in zip(parts, before, strict=True)]
         reads = self._network_reads() - calls - self._own_reads
@@ -133,18 +104,6 @@ class Bench:
         self._own_reads += 1
         values: Any = self.client.redis.mget([keys.queue_keys(queue).processed for queue in QUEUES])
         return sum(int(value or 0) for value in values)
-
-    def _until(self, condition: Any, agent: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            if agent.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the agent ended, or took too long")
-            time.sleep(0.005)
-
-    def close(self) -> None:
-        """End what was started."""
-        self.server.close()
-        self.redis.close()
 
 
 def _cpu(processes: Sequence[psutil.Process]) -> float:
