@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,11 @@ def start_sentinel(master_port: int, quorum: int = 2, more: str = "") -> RedisSe
     return RedisServer(config_file=config, arguments=["--sentinel"])
 
 
+def _has_replica(node: RedisServer, master_id: Any) -> bool:
+    replicas: Any = node.client().execute_command("CLUSTER", "REPLICAS", master_id)
+    return len(replicas) == 1
+
+
 class Cluster:
     """Three masters that share the slots."""
 
@@ -179,6 +185,9 @@ class Cluster:
 
         until(replicates, "the new node knows its master")
         until(lambda: Sentinels.follows(replica, master), "the replica follows the master")
+        for node in self.nodes:  # those that do not know it have no vote for it
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+            until(partial(_has_replica, node, node_id), "every node knows the replica")
         return replica
 
     def until_ok(self) -> None:

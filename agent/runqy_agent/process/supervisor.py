@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runqy_agent.errors import ProcessNotReadyError
@@ -30,6 +31,19 @@ HUNG_GRACE = 5.0
 """Seconds a process may go on with a task that nobody waits for, before it is restarted."""
 
 
+@dataclass(slots=True)
+class _Abandoned:
+    """A task that nobody waits for, and the ids that the process was given before it and has not answered."""
+
+    task: TakenTask
+    before: set[str]
+    timer: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 class Supervisor(BaseRunner):
     """Runs tasks in one long-running process.
 
@@ -50,7 +64,7 @@ class Supervisor(BaseRunner):
         self._recovery = recovery
         self._fail_all = fail_all
         self._in_flight = InFlight()
-        self._abandoned: dict[str, asyncio.TimerHandle] = {}
+        self._abandoned: dict[str, _Abandoned] = {}
         self._child: Child | None = None
         self._stopping = False
         self._hung = ""
@@ -89,9 +103,7 @@ class Supervisor(BaseRunner):
     async def _ended(self, child: Child) -> None:
         self.ready = False
         child.kill()
-        for timer in self._abandoned.values():
-            timer.cancel()
-        self._abandoned.clear()
+        self._forget_abandoned()
         tasks = self._in_flight.take_all()
         reason, self._hung = self._hung, ""
         why = f"the process was restarted: {reason}" if reason else child.how_it_ended()
@@ -147,10 +159,27 @@ class Supervisor(BaseRunner):
             return b""
 
     def abandon(self, task: TakenTask) -> None:
-        """Forget a task. A process that does not answer it soon after all is still busy with it, and is restarted."""
+        """Forget a task. A process that does not answer it soon after all is still busy with it, and is restarted.
+
+        What was written before it comes first: until that is answered the process has no reason to be busy with it.
+        """
+        written = list(self._in_flight.tasks)
         if self._in_flight.remove(task) and task.id not in self._abandoned and self._child is not None:
-            loop = asyncio.get_running_loop()
-            self._abandoned[task.id] = loop.call_later(HUNG_GRACE, self._still_busy, self._child, task)
+            before = {*written[: written.index(task.id)], *self._abandoned}
+            self._abandoned[task.id] = _Abandoned(task, before)
+            self._watch_next(self._child)
+
+    def _watch_next(self, child: Child) -> None:
+        """Give the process its time for the abandoned task that it is busy with now, if it is."""
+        for abandoned in self._abandoned.values():
+            if not abandoned.before and abandoned.timer is None:
+                loop = asyncio.get_running_loop()
+                abandoned.timer = loop.call_later(HUNG_GRACE, self._still_busy, child, abandoned.task)
+
+    def _forget_abandoned(self) -> None:
+        for abandoned in self._abandoned.values():
+            abandoned.cancel()
+        self._abandoned.clear()
 
     def _still_busy(self, child: Child, task: TakenTask) -> None:
         self._abandoned.pop(task.id, None)
@@ -163,9 +192,9 @@ class Supervisor(BaseRunner):
     def _answered(self, response: Response) -> None:
         task = self._in_flight.tasks.get(response.task_id)
         if task is None:
-            timer = self._abandoned.pop(response.task_id, None)
-            if timer is not None:
-                timer.cancel()
+            abandoned = self._abandoned.pop(response.task_id, None)
+            if abandoned is not None:
+                abandoned.cancel()
                 self._let_next(response.task_id)
             self.health.dropped_responses += 1
             log.warning("queue %s: dropped an answer to task %r, which is not in flight", self.name, response.task_id)
@@ -187,7 +216,13 @@ class Supervisor(BaseRunner):
 
     def _let_next(self, task_id: str) -> None:
         """The process is through with this id: whichever task of the same id waited is written now."""
-        if self._in_flight.waiting and self._child is not None:
+        if self._child is None:
+            return
+        if self._abandoned:
+            for abandoned in self._abandoned.values():
+                abandoned.before.discard(task_id)
+            self._watch_next(self._child)
+        if self._in_flight.waiting:
             waiting = self._in_flight.next_waiting(task_id)
             if waiting is not None:
                 self._child.write(self._line(waiting))
@@ -199,7 +234,6 @@ class Supervisor(BaseRunner):
         """Stop the process; tasks it has not answered are not reported any more."""
         self._stopping = True
         self._became("stopped")
-        for timer in self._abandoned.values():
-            timer.cancel()
+        self._forget_abandoned()
         if self._child is not None and self._child.pid:
             await self._child.stop(STOP_GRACE)
