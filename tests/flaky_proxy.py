@@ -1,4 +1,4 @@
-"""Trouble between a worker and Redis: a proxy that delays, cuts and loses, and a program that notes its runs."""
+"""Trouble between a worker and Redis: a proxy that delays, cuts and loses."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from runqy_agent.broker import scripts
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
-    from pathlib import Path
     from typing import Any
 
-    from stage import Stage
 
 T = TypeVar("T")
 
@@ -255,80 +253,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-RECORDER = """
-import json, os, queue, sys, threading, time
-
-tasks = queue.SimpleQueue()
-runs = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-def say(line):
-    os.write(1, json.dumps(line).encode() + b"\\n")
-
-def work():
-    while True:
-        task = tasks.get()
-        os.write(runs, f"{task['task_id']} {os.getpid()}\\n".encode())
-        gate = task["payload"].get("gate")
-        while gate and not os.path.exists(gate):
-            time.sleep(0.005)
-        time.sleep(task["payload"].get("ms", 0) / 1000)
-        say({"task_id": task["task_id"], "result": 1, "error": None, "retry": False})
-
-for _ in range(int(os.environ["THREADS"])):
-    threading.Thread(target=work, daemon=True).start()
-say({"status": "ready"})
-for line in sys.stdin:
-    tasks.put(json.loads(line))
-os._exit(0)
-"""
-"""A task author's process that works on ``THREADS`` tasks at once and notes each run in the file ``RUNS``.
-
-A payload may hold ``gate``, a path whose appearance ends the run, and ``ms``, how long the run takes after that.
-"""
-
-
-class Recorder:
-    """A parent queue whose tasks are run by ``RECORDER``."""
-
-    def __init__(self, stage: Stage, name: str = "inference", threads: int = 1, mode: str = "long_running") -> None:
-        """Define the queue on a stage."""
-        self._runs = stage.directory / f"{name}.runs"
-        environment = {"RUNS": str(self._runs), "THREADS": str(threads)}
-        stage.queue(name, {"main.py": RECORDER}, mode=mode, env_vars=environment)
-
-    def runs(self) -> list[str]:
-        """The ids of the tasks that were begun, each as often as that was."""
-        return self._noted()[::2]
-
-    def pids(self) -> list[int]:
-        """The ids of the processes that began them."""
-        return [int(pid) for pid in self._noted()[1::2]]
-
-    def _noted(self) -> list[str]:
-        return self._runs.read_text(encoding="utf-8").split() if self._runs.exists() else []
-
-
-def gated(gate: Path) -> bytes:
-    """The payload of a task that runs until a file appears."""
-    return b'{"gate": "%s"}' % str(gate).encode()
-
-
-HASTE = """
-from runqy_agent.loops import leases
-from runqy_agent.process import supervisor
-
-leases.RENEW_BELOW = 29.0
-leases.Leases.__init__.__defaults__ = (0.25,)
-supervisor.HUNG_GRACE = 0.5
-"""
-
-
-def hasty(directory: Path) -> dict[str, str]:
-    """An environment in which an agent renews leases after a second, and does not bear long with a busy process.
-
-    What takes 10 to 20 seconds otherwise, and is the same. ``directory`` is one of the test's own.
-    """
-    (directory / "sitecustomize.py").write_text(HASTE, encoding="utf-8")
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(directory), os.environ.get("PYTHONPATH"))))}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from flaky_proxy import Recorder, gated, hasty
+from recorder import Recorder, gated, hasty
 from stage import Stage, until
 
 if TYPE_CHECKING:

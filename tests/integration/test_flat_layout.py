@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
+from recorder import COUNTING
 from runqy_agent import BrokerError, Worker, load_config
 from runqy_agent.broker.connection import Clients, RedisAddress, open_client
 from runqy_agent.broker.flat import FlatBroker, FlatDefaults
@@ -34,17 +35,6 @@ if TYPE_CHECKING:
     from runqy_agent.demo.redis_server import RedisServer
 
 QUEUE = "inference.default"
-
-COUNTING = """
-import json, os, sys, time
-print(json.dumps({"status": "ready"}), flush=True)
-for line in sys.stdin:
-    task = json.loads(line)
-    time.sleep(0.002)
-    with open(os.environ["RUNS"], "a") as runs:
-        runs.write(task["task_id"] + "\\n")
-    print(json.dumps({"task_id": task["task_id"], "result": 1, "error": None, "retry": False}), flush=True)
-"""
 
 
 def enqueue(client: redis.Redis, task_id: str, payload: Any, queue: str = QUEUE, **fields: Any) -> str:

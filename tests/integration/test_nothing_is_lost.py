@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from recorder import COUNTING
 from runqy_agent.broker import keys
 from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.connection import RedisAddress, open_client
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QUEUE = "inference.default"
-
-COUNTING = """
-import json, os, sys, time
-print(json.dumps({"status": "ready"}), flush=True)
-for line in sys.stdin:
-    task = json.loads(line)
-    time.sleep(0.002)
-    with open(os.environ["RUNS"], "a") as runs:
-        runs.write(task["task_id"] + "\\n")
-    print(json.dumps({"task_id": task["task_id"], "result": 1, "error": None, "retry": False}), flush=True)
-"""
 
 
 async def recover(redis_server: RedisServer, ahead: float) -> None:

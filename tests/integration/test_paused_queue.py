@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flaky_proxy import Recorder, gated
+from recorder import Recorder, gated
 from runqy_agent.broker import keys, scripts
 from runqy_agent.demo.client import message
 from stage import Stage, until

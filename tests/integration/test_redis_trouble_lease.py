@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from flaky_proxy import Recorder, gated, hasty
+from recorder import Recorder, gated, hasty
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import message
 from stage import Agent, Stage, until

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from flaky_proxy import CALM, EXCHANGES, FlakyProxy, Recorder, Weather, gated
+from flaky_proxy import CALM, EXCHANGES, FlakyProxy, Weather
+from recorder import Recorder, gated
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import message
 from stage import Stage, until

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from flaky_proxy import Recorder, gated, hasty
+from recorder import Recorder, gated, hasty
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import message
 from runqy_agent.demo.redis_server import RedisServer, free_port
