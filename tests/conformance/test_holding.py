@@ -85,6 +85,39 @@ def test_an_extended_lease_keeps_its_fraction_so_that_its_task_is_still_told_fro
     with_broker(redis_server, run)
 
 
+def test_an_outcome_that_was_on_its_way_while_its_lease_was_renewed_is_written(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    AsynqClient(redis_client).enqueue("q", b"{}")
+
+    async def run(broker: Broker, clock: SetClock) -> None:
+        ours = await take(broker, NOW + 30 + 0.125)
+        when_sent = ours.held_until
+        clock.advance(15)
+        assert await broker.extend("q", [ours]) == []
+        ours.held_until = when_sent  # a server that was frozen may carry out the later request first
+        assert await is_written(broker, Policy().settle(ours, Success(), clock.now_ns()))
+
+    with_broker(redis_server, run)
+
+
+def test_a_recoverer_leaves_a_task_alone_whose_lease_was_renewed_after_it_had_looked(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    AsynqClient(redis_client).enqueue("q", b"{}")
+
+    async def run(broker: Broker, clock: SetClock) -> None:
+        ours = await take(broker, NOW + 30 + 0.125)
+        clock.advance(61)
+        (found,) = await broker.expired("q", clock.now() - 30)
+        assert await broker.extend("q", [ours]) == []
+        settled = Policy().settle(found.task, Failure("gone"), clock.now_ns())
+        (answer,) = await broker.exchange([Exchange("q", [settled], recovering=True)])
+        assert answer.held == [False]
+
+    with_broker(redis_server, run)
+
+
 def test_the_lock_of_an_archived_task_goes_with_it(redis_server: RedisServer, redis_client: redis.Redis) -> None:
     task = message("q", b"{}")
     task.unique_key = unique_key("q", task.type, task.payload)

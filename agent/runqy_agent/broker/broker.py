@@ -27,6 +27,8 @@ STATS_SECONDS = 90 * 24 * 3600
 ARCHIVE_SECONDS = 90 * 24 * 3600
 ARCHIVE_SIZE = 10_000
 FORWARD_BATCH = 100
+RENEWED_SECONDS = 3600
+"""How far a lease of ours may be renewed while an exchange is on its way, which can be as long as Redis is frozen."""
 Step = tuple[str, list[str], list[Any]]
 """A script's name, its KEYS and its ARGV."""
 
@@ -84,7 +86,7 @@ class Broker:
         By that fraction the tasks of an exchange can be found again when its reply was lost, and told from those that
         somebody else took at the same time.
         """
-        fraction = random.getrandbits(_LEASE_BITS) / (1 << _LEASE_BITS)
+        fraction = random.randrange(1, 1 << _LEASE_BITS) / (1 << _LEASE_BITS)  # asynq's own leases have none
         return int(self._clock.now()) + LEASE_SECONDS + fraction
 
     async def exchange(self, requests: Sequence[Exchange], held_until: float | None = None) -> list[Exchanged]:
@@ -126,8 +128,9 @@ class Broker:
             repr(held_until),
             request.take,
         ]
+        renewed = 0 if request.recovering else RENEWED_SECONDS
         for settled in request.finished:
-            args += (settled.step, settled.task.id, repr(settled.task.held_until))
+            args += (settled.step, settled.task.id, repr(settled.task.held_until + renewed))
             args += settled.values
         return "exchange", queue.exchange(keys.utc_day(now)), args
 

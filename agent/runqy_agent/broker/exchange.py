@@ -24,11 +24,13 @@ class Exchange:
         queue: the sub-queue.
         finished: settled tasks of this queue.
         take: how many tasks to take.
+        recovering: the finished tasks are another worker's, whose leases ended: one that was renewed is left alone.
     """
 
     queue: str
     finished: list[Settled] = field(default_factory=list)
     take: int = 0
+    recovering: bool = False
 
 
 @dataclass(slots=True)

@@ -60,8 +60,8 @@ class FlatBroker(Broker):
         self._lookup_prefix = ""  # these are the tasks themselves, and the janitor deletes them
 
     def _exchange_step(self, request: Exchange, now: int, held_until: float) -> Step:
-        finished = [_with_fields(settled) for settled in request.finished]
-        return super()._exchange_step(Exchange(request.queue, finished, request.take), now, held_until)
+        with_fields = replace(request, finished=[_with_fields(settled) for settled in request.finished])
+        return super()._exchange_step(with_fields, now, held_until)
 
     def _task(self, queue: str, values: list[Any], now: float, held_until: float) -> TakenTask:
         task = super()._task(queue, values[: Broker.values_taken], now, held_until)

@@ -62,7 +62,7 @@ class Recoverer(PeriodicLoop):
             expired = await self._broker.expired(queue, self._clock.now() - GRACE)
             if not expired:
                 return
-            exchange = Exchange(queue)
+            exchange = Exchange(queue, recovering=True)
             for found in expired:
                 outcome: Outcome = Failure(LEASE_EXPIRED) if found.started else Unstarted()
                 if found.task.malformed:
