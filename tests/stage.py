@@ -80,6 +80,13 @@ def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -
         time.sleep(0.002)
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether a process has not ended yet, reaped or not."""
+    with suppress(psutil.NoSuchProcess):  # also between these two questions
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class Agent:
     """A running ``runqy-agent run``."""
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from recorder import Recorder, gated, hasty
-from stage import Stage, until
+from stage import Stage, alive, until
 
 if TYPE_CHECKING:
     from runqy_agent.demo.client import TaskInfo
@@ -41,7 +41,7 @@ def test_a_cancelled_task_fails_with_the_reason_and_work_on_it_ends(stage: Stage
     stored = info(stage, running).message
     assert stored.error_msg == "context canceled: the task was cancelled through asynq:cancel"
     assert (stored.retried, stage.number(QUEUE, "failed")) == (1, 1)
-    until(lambda: not at_work.is_running() or at_work.status() == psutil.STATUS_ZOMBIE, "its process has ended")
+    until(lambda: not alive(at_work), "its process has ended")
     after = stage.client.enqueue(QUEUE, b"{}")
     assert stage.until_state(QUEUE, after, "completed", "archived", "retry") == "completed"
     assert agent.terminate() == 0

@@ -11,7 +11,7 @@ import psutil
 from recorder import Recorder, gated, hasty
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import message
-from stage import Agent, Stage, until
+from stage import Agent, Stage, alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +53,6 @@ def stored(stage: Stage, queue: str, ids: Sequence[str]) -> dict[str, Any]:
 def until_lost(agent: Agent, ids: Sequence[str], why: str) -> None:
     words = [f"lost task {task_id}, {why}" for task_id in ids]
     until(lambda: all(each in agent.log() for each in words), "the losses are logged")
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_when_a_process_answers_a_task_whose_lease_was_lost_nothing_is_written_for_it(stage: Stage) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runqy_agent.broker.broker import Broker, Step
-from runqy_agent.broker.exchange import Exchange, ExpiredTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from runqy_agent.broker.asynq_pb2 import TaskMessage
     from runqy_agent.broker.channel import Channel
     from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.exchange import Exchange, ExpiredTask
     from runqy_agent.broker.keys import Layout
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Settled
