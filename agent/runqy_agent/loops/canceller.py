@@ -31,9 +31,6 @@ class Canceller(Loop):
     """Subscribes, and subscribes again after a drop.
 
     What is published while there is no subscription is gone: Redis keeps no messages.
-
-    Attributes:
-        subscribed: set while there is a subscription.
     """
 
     name: ClassVar[str] = "canceller"
@@ -43,14 +40,12 @@ class Canceller(Loop):
         super().__init__()
         self._client = client
         self._processor = processor
-        self.subscribed = asyncio.Event()
 
     async def run(self) -> None:
         """Listen, whatever happens to the connection."""
         backoff = Backoff()
         while True:
             error = await self._listen(backoff)
-            self.subscribed.clear()
             log.info("the subscription to %s was lost (%s), subscribing again", keys.CANCEL, describe(error))
             await asyncio.sleep(backoff.delay())
 
@@ -71,9 +66,7 @@ class Canceller(Loop):
             found = await subscription.get_message(timeout=PONG_SECONDS)
         if found is None:
             raise RedisTimeoutError(f"no answer to a ping for {PONG_SECONDS:g} s")
-        if found["type"] == "subscribe":
-            self.subscribed.set()
-        elif found["type"] == "message":
+        if found["type"] == "message":
             self._cancel(found["data"].decode("utf-8", "surrogateescape"))
 
     def _cancel(self, task_id: str) -> None:

@@ -1,6 +1,6 @@
 -- release: take an id out of active and lease (so the locals are called that name the keys), if this worker still
 -- holds it. If the lease is somebody else's, and when the id is in only one of the two, nothing changes.
--- Arguments: id, held_until (unix seconds, the latest end of lease this worker asked for).
+-- Arguments: id, held_until (unix seconds, see ours.lua).
 -- Returns: true if the task was held and now belongs to the caller's step; false if nothing changed.
 local function release(id, held_until)
   if not is_ours(redis.call('ZSCORE', lease, id), held_until) then return false end
