@@ -1,0 +1,9 @@
+# Run the program on standard input with a Python that the agent can be installed with. Where there is none, print as JSON what was found.
+# Usage: sh -c "$(cat find_python.sh)" find_python [PYTHON]      (PYTHON: this one and no other)
+found=
+for name in ${1:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do
+    path=$(command -v "$name") || continue
+    version=$("$path" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3]); sys.exit(sys.version_info < (3, 10))' 2>/dev/null) && exec "$path" -
+    found="$found $name ${version:-that does not run},"
+done
+printf '{"python": null, "found": "%s"}\n' "${found%,}"
