@@ -11,7 +11,7 @@ PROTO := agent/runqy_agent/broker/asynq.proto
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop chaos lint format bench proto clean
+.PHONY: help demo test interop chaos lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -47,6 +47,14 @@ lint: ## check style and types
 format: ## let ruff format the code
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/ruff format .
+
+lock: ## choose anew the versions of the dependencies that hosts install
+	@tools/venv.sh $(VENV) dev,uvloop
+	@tools/lock.sh $(VENV)
+
+docs: ## write the pages of the roles from their argument specifications
+	@tools/venv.sh $(VENV) dev,uvloop
+	@$(VENV)/bin/python tools/role_readme.py
 
 bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS=..., PICKUP_ARGS=...)
 	@tools/need.sh git redis-server

@@ -1,4 +1,4 @@
-"""Write roles/*/README.md from meta/argument_specs.yml. With --check, only say whether they are as they would be written."""
+"""Write roles/*/README.md from meta/argument_specs.yml. With --check, only say whether they are as they should be."""
 
 from __future__ import annotations
 
@@ -32,10 +32,18 @@ def rows(options: dict[str, Any], prefix: str) -> Iterator[str]:
         kind = option["type"]
         if "elements" in option:
             kind += f" of {option['elements']}"
-        default = f"`{json.dumps(option['default'])}`" if "default" in option else "required" if option.get("required") else ""
+        default = (
+            f"`{json.dumps(option['default'])}`"
+            if "default" in option
+            else "required"
+            if option.get("required")
+            else ""
+        )
         meaning = cell(option["description"])
         if "choices" in option:
-            meaning += " One of " + ", ".join(f"`{choice}`" if choice else "empty" for choice in option["choices"]) + "."
+            meaning += (
+                " One of " + ", ".join(f"`{choice}`" if choice else "empty" for choice in option["choices"]) + "."
+            )
         if path == "runqy_agent_instances[].config":
             yield f"| `{path}` | {kind} | {default} | {meaning} |"
             continue

@@ -10,9 +10,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
-from runqy_agent.config import format_duration, load_config
+from runqy_agent.commands import arguments as host_commands
+from runqy_agent.config.duration import format_duration
 from runqy_agent.errors import ExitCode, RunqyAgentError
-from runqy_agent.service import run_service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runqy_agent.config import Config
 
 _NAME = "runqy-agent"
+_FILE_VARIABLE = "RUNQY_CONFIG"
 _EXIT_CODES = """\
 exit codes:
   0  done
@@ -30,7 +31,8 @@ exit codes:
   5  the process did not become ready
   6  Redis is unreachable or refuses, at start
 
-Settings come from --set, then RUNQY_* variables, then the file, then defaults. Without -config no file is read."""
+Settings come from --set, then RUNQY_* variables, then the file, then defaults. The file is that of -config, or the one
+that RUNQY_CONFIG names; without either, none is read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +68,7 @@ def _command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error(f"choose one of {', '.join(forms)}")
     if forms:
         return str(forms[0])
-    if arguments.config or arguments.settings or os.environ.get("RUNQY_SERVER_URL"):
+    if arguments.config or arguments.settings or os.environ.get("RUNQY_SERVER_URL") or os.environ.get(_FILE_VARIABLE):
         return "run"
     return "help"
 
@@ -83,9 +85,16 @@ def _execute(command: str, arguments: argparse.Namespace, parser: argparse.Argum
 
         return run_demo(keep=arguments.keep)
     overrides = dict(arguments.settings + getattr(arguments, "more_settings", []))
-    config = load_config(arguments.config, overrides=overrides)
+    path = arguments.config or os.environ.get(_FILE_VARIABLE) or None
+    if command in host_commands.COMMANDS:
+        return host_commands.execute(command, arguments, path, overrides)
+    from runqy_agent.config import load_config  # noqa: PLC0415 - the commands on the host are quick without it
+
+    config = load_config(path, overrides=overrides)
     if command == "validate":
         return _validate(config)
+    from runqy_agent.service import run_service  # noqa: PLC0415 - the same
+
     return run_service(config)
 
 
@@ -134,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, validate):
         # What stands before the command must survive it.
         _add_sources(command, config_default=argparse.SUPPRESS, settings="more_settings")
+    host_commands.add_commands(
+        commands, lambda command: _add_sources(command, config_default=argparse.SUPPRESS, settings="more_settings")
+    )
     commands.add_parser("version", help="print the version and exit", allow_abbrev=False)
     demo = commands.add_parser("demo", help="see it at work, without a server or Redis", allow_abbrev=False)
     demo.add_argument(

@@ -165,3 +165,22 @@ def _as_coroutine_function(handler: Callable[[Task], Any]) -> Handler:
         return await asyncio.to_thread(handler, task)
 
     return in_thread
+
+
+class HandlerTable:
+    """What is served by functions of this very program: the part of a worker that its user fills."""
+
+    def __init__(self) -> None:
+        self._mux = ServeMux()
+
+    def handle(self, pattern: str, handler: Callable[[Task], Any]) -> None:
+        """Serve the task types that begin with ``pattern``; see ``ServeMux.handle``."""
+        self._mux.handle(pattern, handler)
+
+    def handle_default(self, handler: Callable[[Task], Any]) -> None:
+        """Serve the task types that no pattern matches."""
+        self._mux.handle_default(handler)
+
+    def use(self, *middleware: Middleware) -> None:
+        """Put middleware around all handlers, the first one outermost."""
+        self._mux.use(*middleware)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from runqy_agent._version import __version__
 from runqy_agent.errors import ExitCode, RunqyAgentError
 from runqy_agent.reporting.logs import Redactor, configure_logging
+from runqy_agent.reporting.status import in_words
+from runqy_agent.reporting.status_server import StatusServer
+from runqy_agent.reporting.systemd import Systemd
 from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
@@ -55,12 +58,15 @@ def _use_uvloop() -> None:
 
 async def _serve(config: Config, redactor: Redactor) -> None:
     worker = Worker(config, redactor=redactor)
+    systemd = Systemd()
+    server = StatusServer(config.status.listen, worker.describe)
     stopped = False
 
     def stop(signum: signal.Signals) -> None:
         nonlocal stopped
         log.info("%s: %s", signum.name, "stopping at once" if stopped else "stopping")
         stopped = True
+        systemd.stopping()
         worker.stop()
 
     loop = asyncio.get_running_loop()
@@ -69,5 +75,23 @@ async def _serve(config: Config, redactor: Redactor) -> None:
     loop.add_signal_handler(signal.SIGTSTP, worker.pause)
     loop.add_signal_handler(signal.SIGCONT, lambda: worker.pause(paused=False))
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: redeploying is not part of this version"))
-    await worker.serve()
+    await server.start()
+    watchdog = asyncio.create_task(systemd.feed_watchdog(worker.hung), name="watchdog")
+    reports: set[asyncio.Task[None]] = set()
+
+    async def report() -> None:
+        status = await worker.describe()
+        systemd.tell(status["status"], in_words(status))
+
+    def changed() -> None:
+        task = asyncio.create_task(report(), name="report to systemd")
+        reports.add(task)
+        task.add_done_callback(reports.discard)
+
+    worker.on_change = changed
+    try:
+        await worker.serve()
+    finally:
+        watchdog.cancel()
+        await server.stop()
     log.info("stopped")

@@ -17,12 +17,13 @@ from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
-from runqy_agent.handlers import ServeMux
+from runqy_agent.handlers import HandlerTable
 from runqy_agent.loops.heartbeat import Heartbeat
 from runqy_agent.loops.listener import LOOK_SECONDS, Listener
 from runqy_agent.loops.loop import TROUBLE
 from runqy_agent.reporting.logs import Redactor
 from runqy_agent.reporting.metrics import HostMetrics
+from runqy_agent.reporting.status import Status, describe_worker
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
 from runqy_agent.signals import stop_signals
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from runqy_agent.broker.connection import Client
     from runqy_agent.broker.presence import Presence
     from runqy_agent.config import Config
-    from runqy_agent.handlers import Middleware, Task
     from runqy_agent.loops.processor import Processor
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration, ServedQueue, ServerRedis
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 DEREGISTER_SECONDS = 2.0
 
 
-class Worker:
+class Worker(HandlerTable):
     """One worker, from the server's word to the last task.
 
     With a server it deploys and supervises the task author's code. With handlers (``handle``) it serves tasks itself;
@@ -66,12 +66,12 @@ class Worker:
             clock: for tests.
             redactor: learns the secrets that the server sends.
         """
+        super().__init__()
         self.config = config
         self.retry_delay: RetryDelay = exponential_retry_delay
         self.status = "bootstrapping"
         self._clock = clock or Clock()
         self._redactor = redactor or Redactor()
-        self._mux = ServeMux()
         self._queues = dict(queues or {})
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -85,23 +85,12 @@ class Worker:
         self._broker: Broker
         self._subscriber: Client
         self._processor: Processor | None = None
-        self._heartbeat: Heartbeat
+        self._heartbeat: Heartbeat | None = None
         self._presence: Presence | None = None
         self._metrics = HostMetrics(self._clock)
-
-    # Tasks served in-process.
-
-    def handle(self, pattern: str, handler: Callable[[Task], Any]) -> None:
-        """Serve the task types that begin with ``pattern``; see ``ServeMux.handle``."""
-        self._mux.handle(pattern, handler)
-
-    def handle_default(self, handler: Callable[[Task], Any]) -> None:
-        """Serve the task types that no pattern matches."""
-        self._mux.handle_default(handler)
-
-    def use(self, *middleware: Middleware) -> None:
-        """Put middleware around all handlers, the first one outermost."""
-        self._mux.use(*middleware)
+        self._redis = ""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the status or the health of a process has changed."""
 
     # Start.
 
@@ -122,7 +111,7 @@ class Worker:
                 self.config, self._broker, self._subscriber, self._clock, routes, clients=self._clients
             )
             self._processor = self._loops.processor
-            self._processor.on_health_change = self._heartbeat.nudge
+            self._processor.on_health_change = self._changed
             await assembly.start_all(self._runners())
         except BaseException:
             await self._leave()
@@ -141,6 +130,7 @@ class Worker:
 
     async def _connect(self, server: ServerRedis | None) -> None:
         address = resolve(server, self.config.redis)
+        self._redis = str(address)
         queues = [served.name for served in self._served]
         flat = assembly.flat_defaults(self.config)
         self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
@@ -166,6 +156,7 @@ class Worker:
             name = registration.queue.name
             redact = self._redactor.redact
             runner = assembly.make_runner(self.config, self._clock, registration, releases[name], redact)
+            runner.health.commit = releases[name].commit
             self._parents[name] = assembly.Parent(runner, stored[name])
 
     def _runners(self) -> list[Runner]:
@@ -187,9 +178,8 @@ class Worker:
         runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
         watched += [loop.start() for loop in (*self._loops.background, *self._listeners, self._loops.leases, processor)]
-        watched += [self._heartbeat.task] if self._heartbeat.task else []
-        self.status = "running"
-        self._heartbeat.nudge()
+        watched += [self._heartbeat.task] if self._heartbeat and self._heartbeat.task else []
+        self._become("running")
         log.info("running: concurrency %d", self.config.worker.concurrency)
         stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
         try:
@@ -213,9 +203,8 @@ class Worker:
             raise LoopDiedError(f"{dead[0].get_name()} has ended: {_exception(dead[0])!r}")
 
     async def _drain(self, processor: Processor, *, processor_alive: bool) -> None:
-        self.status = "draining"
         processor.hold()
-        self._heartbeat.nudge()
+        self._become("draining")
         await asyncio.gather(*(listener.stop() for listener in self._listeners))
         if processor_alive:
             drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
@@ -229,7 +218,7 @@ class Worker:
 
     async def _leave(self) -> None:
         """Stop beating, remove this worker from Redis, close all connections."""
-        if self._presence is not None:
+        if self._presence is not None and self._heartbeat is not None:
             await self._heartbeat.stop()
             try:
                 await asyncio.wait_for(self._presence.clear(), DEREGISTER_SECONDS)
@@ -239,6 +228,7 @@ class Worker:
         await self._clients.close()
         self._loop = None
         self.status = "stopped"
+        self.on_change()
 
     # Told from outside.
 
@@ -258,8 +248,7 @@ class Worker:
         """Take no more tasks but stay up, or take them again."""
         if self._processor is not None and self.status != "bootstrapping" and not self._stop_requested.is_set():
             self._processor.hold(draining=paused)
-            self.status = "draining" if paused else "running"
-            self._heartbeat.nudge()
+            self._become("draining" if paused else "running")
 
     async def serve(self) -> None:
         """``bootstrap`` and ``run`` in one; ``stop`` ends it also before the start is complete.
@@ -293,6 +282,26 @@ class Worker:
             asyncio.run(self.serve())
 
     # Reports.
+
+    def _become(self, status: str) -> None:
+        self.status = status
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.nudge()
+        self.on_change()
+
+    async def describe(self) -> Status:
+        """What the worker tells about itself on its host; see ``reporting.status``."""
+        where = {"redis": self._redis, "config": self.config.path}
+        state = await self._state()
+        return describe_worker(state, self.identity, self._heartbeat, now=self._clock.now(), **where)
+
+    def hung(self) -> list[str]:
+        """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""
+        loops = [self._heartbeat, self._processor, self._processor and self._loops.leases]
+        return [loop.name for loop in loops if loop is not None and loop.hung]
 
     async def _state(self) -> WorkerState:
         return WorkerState(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runqy_agent import cli, errors
+from runqy_agent import errors, service
 from runqy_agent._version import __version__
 from runqy_agent.cli import main
 
@@ -43,7 +43,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         seen.append(config)
         return 42
 
-    monkeypatch.setattr(cli, "run_service", run)
+    monkeypatch.setattr(service, "run_service", run)
     return seen
 
 
@@ -178,7 +178,7 @@ def test_an_error_ends_in_its_exit_code_and_lines_for_people(
     def fail(_: Config) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "run_service", fail)
+    monkeypatch.setattr(service, "run_service", fail)
     assert main(["run", "-c", file]) == code
     assert capsys.readouterr().err == "runqy-agent: a\nrunqy-agent: b\n"
 
@@ -189,7 +189,7 @@ def test_an_unexpected_error_is_logged_with_its_traceback_and_ends_in_1(
     def fail(_: Config) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "run_service", fail)
+    monkeypatch.setattr(service, "run_service", fail)
     assert main(["run", "-c", file]) == 1
     assert "ZeroDivisionError" in caplog.text
 

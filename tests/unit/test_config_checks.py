@@ -135,10 +135,9 @@ def test_a_line_of_a_section_within_a_section_is_named(files: Files) -> None:
 def test_settings_without_effect_yet_are_warned_of(files: Files) -> None:
     text = """\
 worker: {processes: 2, gpus: auto, max_tasks_per_process: 5}
-status: {listen: "127.0.0.1:1"}
 """
     warnings = "\n".join(files.load(text).warnings)
-    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process", "status.listen")
+    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process")
     for path in paths:
         assert f"{path}: has no effect in this version" in warnings
     quiet = "worker: {processes: 1, max_tasks_per_process: 0}\nstatus: {listen: ''}\none_shot: {prestart: 2}"

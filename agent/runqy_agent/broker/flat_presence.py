@@ -32,7 +32,7 @@ class FlatPresence(Presence):
 
     async def beat(self, state: WorkerState) -> None:
         """Write everything anew. Raises what Redis raises."""
-        now = int(self._clock.now())
+        now = int(self.clock.now())
         look_at = 0 if self._beats % LOOK_EVERY else LOOK_AT
         record = [value for field_and_value in self._record(state, now).items() for value in field_and_value]
         await self._broker.run_script("record", [self._worker_key], [WORKER_TTL, *record])

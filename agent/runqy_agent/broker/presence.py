@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from runqy_agent._version import __version__
 from runqy_agent.broker import keys
 from runqy_agent.broker.asynq_pb2 import ServerInfo, WorkerInfo
 
@@ -49,6 +50,9 @@ class Health(Protocol):
     """How a runner is, as far as it is told in Redis."""
 
     state: str
+    reason: str
+    since: float
+    commit: str
     consecutive_fails: int
     total_restarts: int
 
@@ -101,14 +105,14 @@ class Presence:
     def __init__(self, broker: Broker, clock: Clock, identity: Identity) -> None:
         self.identity = identity
         self._broker = broker
-        self._clock = clock
+        self.clock = clock
         self._server_key = keys.server(identity.worker_id)
         self._active_key = keys.active_workers(identity.worker_id)
         self._worker_key = keys.worker(identity.worker_id)
 
     async def beat(self, state: WorkerState) -> None:
         """Write everything anew. Raises what Redis raises."""
-        now = int(self._clock.now())
+        now = int(self.clock.now())
         running = list(state.running)
         args: list[bytes | str | int] = [SERVER_TTL, self._server_info(state, len(running))]
         for task in running:
@@ -142,6 +146,7 @@ class Presence:
             "queues": f"map[{queues}]",
             "status": state.status,
             "healthy": "true" if state.healthy else "false",
+            "version": __version__,
             "metrics": state.metrics,
             "recovery": state.recovery,
             "tasks": state.tasks,

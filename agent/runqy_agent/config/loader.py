@@ -87,6 +87,7 @@ def load_config(
     if findings.problems:
         raise ConfigError(findings.problems)
     config.warnings = findings.warnings
+    config.path = str(path or "")
     return config
 
 

@@ -172,7 +172,7 @@ class LogSettings(Section):
 
 
 class Config(Struct, kw_only=True, forbid_unknown_fields=True):
-    """All settings of one agent. ``load_config`` makes and checks one."""
+    """All settings of one agent. ``load_config`` makes and checks one; it adds ``warnings`` and the file's ``path``."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
@@ -186,6 +186,7 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     status: StatusSettings = field(default_factory=StatusSettings)
     log: LogSettings = field(default_factory=LogSettings)
     warnings: list[str] = field(default_factory=list)
+    path: str = ""
 
     def queues(self) -> list[str]:
         """The configured queue names, in order, each once."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMAND_LINE = "command line"
 _PREFIX = "RUNQY_"
-_NOT_OURS = {"RUNQY_VECTORS"}
+_NOT_OURS = {"RUNQY_VECTORS", "RUNQY_CONFIG"}
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
 
 

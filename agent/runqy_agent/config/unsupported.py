@@ -15,7 +15,6 @@ NO_EFFECT_YET: dict[str, _Condition] = {
     "worker.processes": lambda value: value > 1,
     "worker.gpus": bool,
     "worker.max_tasks_per_process": bool,
-    "status.listen": bool,
 }
 
 

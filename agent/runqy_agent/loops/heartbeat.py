@@ -15,7 +15,11 @@ INTERVAL = 5.0
 
 
 class Heartbeat(PeriodicLoop):
-    """Beats while the worker lives: it starts before the slow steps of the start and is the last to stop."""
+    """Beats while the worker lives: it starts before the slow steps of the start and is the last to stop.
+
+    Attributes:
+        last_beat: when Redis took the last one, unix seconds; None before the first.
+    """
 
     name: ClassVar[str] = "heartbeat"
 
@@ -32,7 +36,9 @@ class Heartbeat(PeriodicLoop):
         super().__init__(interval)
         self._presence = presence
         self._state = state
+        self.last_beat: float | None = None
 
     async def round(self) -> None:
         """One beat. Call it directly to make a change of state known at once."""
         await self._presence.beat(await self._state())
+        self.last_beat = self._presence.clock.now()

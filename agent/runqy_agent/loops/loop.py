@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from redis.exceptions import RedisError
@@ -13,7 +14,7 @@ from redis.exceptions import RedisError
 from runqy_agent.broker.connection import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ TROUBLE = (RedisError, OSError, asyncio.TimeoutError)
 STOP_SECONDS = 1.0
 """How long a stop waits for the round that is under way."""
 CANCEL_AGAIN_SECONDS = 0.25
+HUNG_SECONDS = 60.0
 
 
 class Backoff:
@@ -77,6 +79,21 @@ class Loop:
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
+        self._busy_since: float | None = None
+
+    @property
+    def hung(self) -> bool:
+        """Whether a round takes longer than any that gets an answer, or an error, from Redis in the end."""
+        return self._busy_since is not None and time.monotonic() - self._busy_since > HUNG_SECONDS
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Around a round."""
+        self._busy_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_since = None
 
     def start(self) -> asyncio.Task[None]:
         """Begin to run."""
@@ -95,7 +112,11 @@ class Loop:
 
 
 class PeriodicLoop(Loop):
-    """Does one thing every so often. Trouble with Redis is logged when it begins and when it ends, and retried."""
+    """Does one thing every so often. Trouble with Redis is logged when it begins and when it ends, and retried.
+
+    Attributes:
+        trouble: what was wrong in the last round, "" for nothing.
+    """
 
     def __init__(self, interval: float) -> None:
         """Args: interval: seconds between two rounds."""
@@ -103,6 +124,7 @@ class PeriodicLoop(Loop):
         self.interval = interval
         self._nudged = asyncio.Event()
         self._stopping = False
+        self.trouble = ""
 
     async def stop(self) -> None:
         """End after the round that is under way; one that does not end soon is cut off."""
@@ -119,20 +141,20 @@ class PeriodicLoop(Loop):
     async def run(self) -> None:
         """Round after round."""
         backoff = Backoff(longest=self.interval)
-        in_trouble = False
         while not self._stopping:
             self._nudged.clear()
             try:
-                await self.round()
+                with self._busy():
+                    await self.round()
             except TROUBLE as error:
-                if not in_trouble:
+                if not self.trouble:
                     log.warning("%s: Redis does not answer as it should (%s), trying again", self.name, describe(error))
-                in_trouble = True
+                self.trouble = describe(error) or type(error).__name__
                 await self._pause(backoff.delay())
                 continue
-            if in_trouble:
+            if self.trouble:
                 log.info("%s: Redis answers again", self.name)
-                in_trouble = False
+                self.trouble = ""
                 backoff.reset()
             await self._pause(self.interval)
 

@@ -195,7 +195,8 @@ class Processor(Loop):
             self._wake.clear()
             self.exchanging = True
             try:
-                await self._round()
+                with self._busy():
+                    await self._round()
             except TROUBLE as error:
                 log.warning("processor: Redis does not answer as it should (%s), trying again", describe(error))
                 await asyncio.sleep(backoff.delay())

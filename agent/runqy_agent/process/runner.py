@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from runqy_agent.clock import Clock
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,11 +35,15 @@ class RunnerHealth:
     Attributes:
         state: ``starting``, ``ready``, ``recovering``, ``degraded`` or ``stopped``.
         reason: why it is not ready.
+        since: when it came into this state, unix seconds.
+        commit: which commit of the author's code it runs.
         dropped_responses: answers to tasks that were not in flight.
     """
 
     state: str = "starting"
     reason: str = ""
+    since: float = field(default_factory=lambda: Clock().now())
+    commit: str = ""
     consecutive_fails: int = 0
     total_restarts: int = 0
     dropped_responses: int = 0
@@ -96,6 +102,7 @@ class BaseRunner:
         self.ready = state == "ready"
         self.health.state = state
         self.health.reason = reason
+        self.health.since = Clock().now()
         self._sink.health_changed()
 
 

@@ -1,8 +1,8 @@
 """Build, on the controller, what hosts install the agent from: for each kind of host one archive of wheels.
 
-Everything is kept in a cache directory under a name that tells its content, so that nothing is built twice. Prints one JSON
-object: the ``version``, the ``id`` to install it under, whether anything was ``built``, and the ``archives``, target to
-``path`` and ``sha256``.
+Everything is kept in a cache directory under a name that tells its content, so that nothing is built twice. Prints
+one JSON object: the ``version``, the ``id`` to install it under, whether anything was ``built``, and the ``archives``,
+target to ``path`` and ``sha256``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ class BuildError(Exception):
 def run(*command: str | Path) -> str:
     """Run a program. Returns what it printed."""
     done = subprocess.run(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
     )
     if done.returncode != 0:
         end = (done.stderr or done.stdout).strip().splitlines()[-15:]
@@ -55,7 +60,9 @@ def files_of(source: Path) -> Iterator[Path]:
     for name in SOURCES:
         path = source / name
         if not path.exists():
-            raise BuildError(f"{path} is missing: runqy_agent_checkout must be a checkout of runqy-agent, or its installed collection")
+            raise BuildError(
+                f"{path} is missing: runqy_agent_checkout must hold the source of runqy-agent, or be its collection"
+            )
         found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         yield from (each for each in found if "__pycache__" not in each.parts)
 
@@ -128,7 +135,7 @@ class Target:
         self.minor, self.machine, self.libc, self.libc_minor = int(match[1]), match[2], match[3], int(match[5])
 
     def satisfies(self, marker: str) -> bool:
-        """Whether a condition of the lock file holds for some version of that Python: which exactly, the host's pip knows."""
+        """Whether a condition of the lock file holds for some version of that Python; which, the host's pip knows."""
         for micro in (0, 99):
             environment = {
                 "python_version": f"3.{self.minor}",
@@ -171,7 +178,16 @@ def fill(wheels: Path, wheel: Path, lock: Path, target: Target, python: Path) ->
     """Gather the agent's wheel and those of everything it needs on a target."""
     requirements = wheels / "requirements.txt"
     requirements.write_text(requirements_for(lock, target), encoding="utf-8")
-    download = [python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+    download = [
+        python,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+    ]
     try:
         run(*download, *target.pip_options(), "--dest", wheels, "--requirement", requirements)
     except BuildError as error:
@@ -208,7 +224,9 @@ def from_files(wheels: list[Path], cache: Path, targets: list[str]) -> dict[str,
     """One archive of given wheels, for all targets."""
     agents = [wheel for wheel in wheels if wheel.name.startswith("runqy_agent-")]
     if len(agents) != 1:
-        raise BuildError(f"exactly one wheel of runqy-agent is needed, found: {', '.join(each.name for each in agents) or 'none'}")
+        raise BuildError(
+            f"exactly one wheel of runqy-agent is needed, found: {', '.join(each.name for each in agents) or 'none'}"
+        )
     digest = hashlib.sha256()
     for wheel in sorted(wheels):
         digest.update(wheel.name.encode() + wheel.read_bytes())
@@ -251,7 +269,9 @@ def main() -> None:
     try:
         with locked(cache):
             if arguments.checkout:
-                result = from_checkout(arguments.checkout.expanduser().resolve(), arguments.lock, cache, arguments.targets)
+                result = from_checkout(
+                    arguments.checkout.expanduser().resolve(), arguments.lock, cache, arguments.targets
+                )
             elif arguments.wheelhouse:
                 result = from_files(sorted(arguments.wheelhouse.expanduser().glob("*.whl")), cache, arguments.targets)
             else:

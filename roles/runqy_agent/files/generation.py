@@ -2,8 +2,9 @@
 
 Runs on the host. The caller appends the call of ``main``.
 
-``previous.tar`` in the configuration directory holds the files of the last good deployment, ``previous.json`` its version and
-the state of its units. ``.restart-pending`` lies there from the first change until the changed worker was found healthy.
+``previous.tar`` in the configuration directory holds the files of the last good deployment, ``previous.json`` its
+version and the state of its units. ``.restart-pending`` lies there from the first change until the changed worker is
+healthy.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ class Host:
         """Ask systemd for something; where there is none, nothing happens."""
         try:
             done = subprocess.run(
-                [*self.systemctl, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
+                [*self.systemctl, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return ""
@@ -52,7 +58,11 @@ class Host:
         found = [self.unit_dir / unit for unit in self.units()]
         found += [self.command] if self.command.is_file() else []
         own = {self.previous, self.previous_facts, self.pending}
-        return found + [path for path in self.config_dir.rglob("*") if path.is_file() and path not in own and not path.name.startswith(".")]
+        return found + [
+            path
+            for path in self.config_dir.rglob("*")
+            if path.is_file() and path not in own and not path.name.startswith(".")
+        ]
 
     def version(self) -> str:
         """The version that ``current`` leads to, or ""."""
@@ -61,7 +71,10 @@ class Host:
     def save(self, archive: Path) -> dict[str, Any]:
         """Put all files into an archive that only its owner reads. Returns what belongs to it."""
         archive.unlink(missing_ok=True)
-        with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        with (
+            os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+            tarfile.open(fileobj=file, mode="w") as tar,
+        ):
             for path in self.files():
                 tar.add(path, arcname=str(path).lstrip("/"))
         states = {unit: [self.control("is-active", unit), self.control("is-enabled", unit)] for unit in self.units()}
@@ -130,7 +143,11 @@ def restore(host: Host, *, exchange: bool) -> dict[str, Any]:
         (host.config_dir / "exchange.tar").replace(host.previous)
         write(host.previous_facts, there)
     host.pending.unlink(missing_ok=True)
-    active = [unit for unit, (state, _) in facts["units"].items() if unit.endswith(".service") and state in {"active", "activating", "reloading"}]
+    active = [
+        unit
+        for unit, (state, _) in facts["units"].items()
+        if unit.endswith(".service") and state in {"active", "activating", "reloading"}
+    ]
     return {"restored": facts["version"], "were_active": active}
 
 

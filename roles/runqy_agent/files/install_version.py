@@ -26,7 +26,12 @@ def fail(message: str) -> None:
 def run(*command: str | Path, environment: dict[str, str]) -> str:
     """Run a program. Returns what it printed."""
     done = subprocess.run(
-        [str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
     )
     if done.returncode != 0:
         end = (done.stderr or done.stdout).strip().splitlines()[-15:]
@@ -38,7 +43,7 @@ def unpack(archive: Path, sha256: str, into: Path) -> None:
     """Check an archive and take it apart."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
-        fail(f"{archive} has the checksum {found} instead of {sha256}: it was damaged on its way. Run the playbook again.")
+        fail(fail(f"{archive} was damaged on its way: checksum {found} instead of {sha256}. Run the playbook again."))
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             if not member.isfile() or "/" in member.name or not member.name.endswith(".whl"):
@@ -46,7 +51,9 @@ def unpack(archive: Path, sha256: str, into: Path) -> None:
         tar.extractall(into)  # noqa: S202  # its members were looked at above
 
 
-def main(directory: str, requirement: str, archive: str, sha256: str, *, use_index: bool, environment: dict[str, str]) -> None:
+def main(
+    directory: str, requirement: str, archive: str, sha256: str, *, use_index: bool, environment: dict[str, str]
+) -> None:
     """Make the environment. It counts as there when the file ``.complete`` is in it.
 
     Args:

@@ -5,6 +5,7 @@ Runs on the host, whose Python is 3.10 or newer, with nothing installed. The cal
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import grp
 import hashlib
@@ -38,7 +39,9 @@ UNIT_PROPERTIES = "Id,ActiveState,SubState,Result,UnitFileState,MainPID,NRestart
 def output(*command: str) -> str | None:
     """What a program prints, or None where it is missing or fails."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -89,14 +92,10 @@ def free_megabytes(path: str) -> int:
 def account(user: str, group: str) -> dict[str, int | None]:
     """The ids behind the names, None where there is none."""
     found: dict[str, int | None] = {"uid": None, "gid": None}
-    try:
+    with contextlib.suppress(KeyError):
         found["uid"] = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        pass
-    try:
+    with contextlib.suppress(KeyError):
         found["gid"] = grp.getgrnam(group).gr_gid
-    except KeyError:
-        pass
     return found
 
 
@@ -132,7 +131,11 @@ class UnixConnection(http.client.HTTPConnection):
 def worker_status(address: str) -> Any:
     """What the worker behind a socket file or ``host:port`` says of itself, or None."""
     path = address.removeprefix("unix:")
-    connection = UnixConnection(path, timeout=STATUS_SECONDS) if path.startswith("/") else http.client.HTTPConnection(address, timeout=STATUS_SECONDS)
+    connection = (
+        UnixConnection(path, timeout=STATUS_SECONDS)
+        if path.startswith("/")
+        else http.client.HTTPConnection(address, timeout=STATUS_SECONDS)
+    )
     try:
         connection.request("GET", "/status", headers={"Host": "localhost"})
         return json.load(connection.getresponse())
@@ -200,9 +203,9 @@ def main(arguments: dict[str, Any]) -> None:
     """Look and print.
 
     Args:
-        arguments: the ``scope``; the paths ``prefix``, ``config_dir``, ``data_dir`` and ``command``; the names ``user`` and
-            ``group``; ``listen``, worker to address where that is not its socket; and the ``server`` to reach: ``url`` ("" for
-            none), ``ca`` (PEM text) and ``proxies``.
+        arguments: the ``scope``; the paths ``prefix``, ``config_dir``, ``data_dir`` and ``command``; the names ``user``
+            and ``group``; ``listen``, worker to address where that is not its socket; and the ``server`` to reach:
+            ``url`` ("" for none), ``ca`` (PEM text) and ``proxies``.
     """
     system = arguments["scope"] == "system"
     home = os.path.expanduser("~")
@@ -212,7 +215,14 @@ def main(arguments: dict[str, Any]) -> None:
     paths["run_dir"] = "/run/runqy-agent" if system else os.path.join(prefix, "run")
     versions = os.path.join(prefix, "versions")
     credentials = os.path.join(config_dir, "credentials")
-    directories = [prefix, versions, config_dir, paths["data_dir"], os.path.dirname(paths["command"]), paths["unit_dir"]]
+    directories = [
+        prefix,
+        versions,
+        config_dir,
+        paths["data_dir"],
+        os.path.dirname(paths["command"]),
+        paths["unit_dir"],
+    ]
     directories += [os.path.join(config_dir, "environment"), credentials]
     directories += ["/var/lib/runqy-agent-heal" if system else os.path.join(prefix, "heal")]
     for parent in (credentials, paths["data_dir"], paths["run_dir"]):

@@ -1,0 +1,74 @@
+"""``runqy-agent status``: the worker of this host, or all workers in Redis, as text."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from runqy_agent.health import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from runqy_agent.commands.endpoint import Status
+    from runqy_agent.commands.fleet import FleetWorker
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def host_overview(status: Status) -> str:
+    """A few lines about one worker."""
+    now = status["now"]
+    verdict = judge(status, now=now)
+    rows: list[tuple[str, Any]] = [
+        ("worker", status["worker_id"]),
+        ("version", status["version"]),
+        ("state", f"{verdict.state}: {verdict.reason}"),
+        ("up", age(now - status["started_at"])),
+        ("queues", ", ".join(f"{name} ({priority})" for name, priority in status["queues"].items())),
+        ("running", f"{status['running']} of {status['concurrency']}"),
+        ("ended", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status["tasks"].items())),
+        ("Redis", f"{status['redis']['address'] or '-'}, last heartbeat {_ago(status['redis']['last_beat'], now)}"),
+    ]
+    for name, process in status["processes"].items():
+        commit = f", commit {process['commit'][:12]}" if process["commit"] else ""
+        reason = f": {process['reason']}" if process["reason"] else ""
+        since = age(now - process["since"])
+        rows.append((f"process {name}", f"{process['state']} for {since}{commit}{reason}"))
+    return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def fleet_table(workers: Sequence[FleetWorker]) -> str:
+    """One line for each worker."""
+    now = time.time()
+    head = ("WORKER", "VERSION", "STATUS", "HEALTHY", "UP", "BEAT", "QUEUES")
+    rows = [
+        (
+            worker.worker_id,
+            worker.version or "-",
+            worker.status,
+            "yes" if worker.healthy else "no",
+            age(now - worker.started_at),
+            _ago(worker.last_beat, now),
+            " ".join(worker.queues),
+        )
+        for worker in workers
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(_line(row, widths) for row in (head, *rows))
+
+
+def _line(row: Iterable[str], widths: Iterable[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def age(seconds: float) -> str:
+    """A length of time, in its largest unit that fits: ``45 s``, ``12 min``, ``5 h``, ``3 d``."""
+    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _ago(moment: float | None, now: float) -> str:
+    return "never" if moment is None else f"{age(now - moment)} ago"

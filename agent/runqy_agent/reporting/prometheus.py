@@ -1,0 +1,58 @@
+"""The status as metrics for Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+
+    from runqy_agent.reporting.status import Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _StatusCollector(Collector):
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, in the order in which they are shown."""
+        status = self._status
+        build = InfoMetricFamily("runqy_agent_build", "The version of the agent")
+        build.add_metric([], {"version": status["version"]})
+        yield build
+        yield _gauge("up", "Whether the worker runs and every queue can be served", status["healthy"])
+        yield _gauge("draining", "Whether it takes no tasks on purpose", status["status"] == "draining")
+        yield _gauge("start_time_seconds", "When it started, unix seconds", status["started_at"])
+        yield _gauge("concurrency", "Tasks that it may hold at once", status["concurrency"])
+        yield _gauge("tasks_running", "Tasks that it holds", status["running"])
+        ended = CounterMetricFamily("runqy_agent_tasks", "Tasks that have ended, by outcome", labels=["outcome"])
+        for outcome, number in status["tasks"].items():
+            ended.add_metric([outcome], number)
+        yield ended
+        if status["redis"]["last_beat"] is not None:
+            yield _gauge("last_beat_seconds", "When Redis took its last heartbeat", status["redis"]["last_beat"])
+        ready = GaugeMetricFamily("runqy_agent_process_ready", "Whether the process takes tasks", labels=["queue"])
+        restarts = CounterMetricFamily("runqy_agent_process_restarts", "Restarts after a crash", labels=["queue"])
+        for queue, process in status["processes"].items():
+            ready.add_metric([queue], float(process["state"] == "ready"))
+            restarts.add_metric([queue], process["total_restarts"])
+        yield from (ready, restarts)
+
+
+def _gauge(name: str, text: str, value: Any) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"runqy_agent_{name}", text, value=float(value))
+
+
+def metrics(status: Status) -> bytes:
+    """The metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_StatusCollector(status))
+    return generate_latest(registry)

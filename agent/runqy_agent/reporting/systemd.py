@@ -1,0 +1,71 @@
+"""Talks to systemd as ``sd_notify(3)`` describes: a datagram to the socket that it names. Elsewhere nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+log = logging.getLogger(__name__)
+
+
+class Systemd:
+    """The service manager, if there is one."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        """Find it by ``NOTIFY_SOCKET``, and what it expects by ``WATCHDOG_USEC`` and ``WATCHDOG_PID``."""
+        environ = os.environ if environ is None else environ
+        address = environ.get("NOTIFY_SOCKET", "")
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._ready = False
+        self._words = ""
+        for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        usec = environ.get("WATCHDOG_USEC", "")
+        self.watchdog_seconds = int(usec) / 1e6 if for_us and usec.isdigit() and self._address else 0.0
+
+    def tell(self, status: str, words: str) -> None:
+        """Tell how the worker is. The first time that it runs, it is ready.
+
+        Args:
+            status: as in the heartbeat.
+            words: the same in a line for people.
+        """
+        lines = [] if words == self._words else [f"STATUS={words}"]
+        self._words = words
+        if status == "running" and not self._ready:
+            self._ready = True
+            lines.append("READY=1")
+        if lines:
+            self._send(*lines)
+
+    def stopping(self) -> None:
+        """The worker has been told to stop."""
+        self._send("STOPPING=1")
+
+    async def feed_watchdog(self, hung: Callable[[], list[str]]) -> None:
+        """Feed it twice as often as it asks, as long as nothing hangs. That this runs shows that the event loop turns.
+
+        Args:
+            hung: the names of the parts that do not move.
+        """
+        while self.watchdog_seconds:
+            if parts := hung():
+                log.critical("%s: hung; systemd will restart the worker", ", ".join(parts))
+            else:
+                self._send("WATCHDOG=1")
+            await asyncio.sleep(self.watchdog_seconds / 2)
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.settimeout(0)
+            try:
+                connection.sendto("\n".join(lines).encode(), self._address)
+            except OSError as error:
+                log.debug("systemd does not listen: %s", error)
