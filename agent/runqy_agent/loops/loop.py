@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from redis.exceptions import RedisError
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from runqy_agent.broker.connection import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,11 @@ class Loop:
         """Whether a round takes longer than any that gets an answer, or an error, from Redis in the end."""
         return self._busy_since is not None and time.monotonic() - self._busy_since > HUNG_SECONDS
 
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        """Around a round."""
+    async def _watched(self, work: Awaitable[None]) -> None:
+        """Do one round, and note how long it takes."""
         self._busy_since = time.monotonic()
         try:
-            yield
+            await work
         finally:
             self._busy_since = None
 
@@ -144,8 +143,7 @@ class PeriodicLoop(Loop):
         while not self._stopping:
             self._nudged.clear()
             try:
-                with self._busy():
-                    await self.round()
+                await self._watched(self.round())
             except TROUBLE as error:
                 if not self.trouble:
                     log.warning("%s: Redis does not answer as it should (%s), trying again", self.name, describe(error))

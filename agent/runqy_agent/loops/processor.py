@@ -195,8 +195,7 @@ class Processor(Loop):
             self._wake.clear()
             self.exchanging = True
             try:
-                with self._busy():
-                    await self._round()
+                await self._watched(self._round())
             except TROUBLE as error:
                 log.warning("processor: Redis does not answer as it should (%s), trying again", describe(error))
                 await asyncio.sleep(backoff.delay())

@@ -1,0 +1,210 @@
+"""What a worker tells on its host, and what the commands there do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runqy_agent._version import __version__
+from stage import Agent, author_code, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stage import Stage
+
+RUN = [sys.executable, "-m", "runqy_agent"]
+
+
+def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RUNQY_")}
+    return subprocess.run(
+        [*RUN, *arguments], capture_output=True, text=True, timeout=60, check=False, env=bare | (environment or {})
+    )
+
+
+def asked(*arguments: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(command(*arguments, "--json").stdout)
+    return answer
+
+
+class Manager:
+    """Stands where systemd would: listens for notifications."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.setblocking(False)  # noqa: FBT003 - the name of the method says what it is
+        self.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"}
+        self.heard: list[str] = []
+
+    def listen(self) -> list[str]:
+        with suppress(BlockingIOError):
+            while True:
+                self.heard += self.socket.recv(4096).decode().splitlines()
+        return self.heard
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path / "notify")
+    yield manager
+    manager.socket.close()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return str(tmp_path / "status.sock")
+
+
+@pytest.fixture
+def agent(stage: Stage, address: str) -> Agent:
+    stage.queue("inference", sub_queues={"inference.high": 9, "inference.low": 3})
+    return stage.agent(status_listen=address, concurrency=2).wait_running()
+
+
+def test_the_status_names_the_worker_its_queues_and_its_process_and_no_secret(
+    stage: Stage, agent: Agent, address: str
+) -> None:
+    status = asked("status", "--address", address)
+    assert status["pid"] == agent.pid
+    assert status["version"] == __version__ == agent.record()["version"]
+    assert status["queues"] == {"inference.high": 9, "inference.low": 3}
+    assert status["processes"]["inference"]["state"] == "ready"
+    assert len(status["processes"]["inference"]["commit"]) == 40
+    assert status["redis"]["address"]
+    assert status["now"] - status["redis"]["last_beat"] < 30
+    assert stage.server.api_key not in json.dumps(status)
+    assert f"{status['worker_id']}" in command("status", "--address", address).stdout
+
+
+def test_only_the_owner_and_the_group_can_ask(agent: Agent, address: str) -> None:
+    assert stat.S_IMODE(os.stat(address).st_mode) == 0o660
+
+
+def test_the_socket_of_a_killed_worker_is_replaced_and_that_of_a_living_one_is_not(
+    stage: Stage, agent: Agent, address: str
+) -> None:
+    other = stage.agent(status_listen=address)
+    assert other.wait() == 2
+    assert "status.listen: cannot listen on" in other.log()
+    agent.kill()
+    assert stage.agent(status_listen=address).wait_running().pid == asked("status", "--address", address)["pid"]
+
+
+def test_health_is_zero_for_a_healthy_worker_and_one_for_none(agent: Agent, address: str) -> None:
+    healthy = command("health", "--address", address)
+    assert (healthy.returncode, healthy.stdout.partition(":")[0]) == (0, "healthy")
+    agent.terminate()
+    gone = command("health", "--address", address)
+    assert (gone.returncode, gone.stdout.partition(":")[0]) == (1, "unresponsive")
+
+
+def test_health_waits_for_another_worker_to_be_healthy_and_to_stay_so(
+    stage: Stage, agent: Agent, address: str
+) -> None:
+    old = asked("status", "--address", address)["worker_id"]
+    wait = ["--address", address, "--samples", "2", "--interval", "100ms", "--other-than", old]
+    in_vain = asked("health", *wait, "--wait", "500ms")
+    assert in_vain["reason"].startswith("the old worker is still there")
+    agent.terminate()
+    stage.agent(status_listen=address)
+    found = asked("health", *wait, "--wait", "60s", "--expect-version", __version__)
+    assert (found["state"], found["samples"]) == ("healthy", 2)
+    assert found["worker_id"] != old
+
+
+def test_drain_waits_for_running_tasks_and_is_undone(stage: Stage, agent: Agent, address: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    task = stage.client.enqueue("inference.high", json.dumps({"wait_for": str(gate)}).encode())
+    stage.until_state("inference.high", task, "active")
+    busy = command("drain", "--address", address, "--wait", "300ms")
+    assert (busy.returncode, busy.stdout) == (1, "draining, 1 tasks are running\n")
+    gate.touch()
+    assert asked("drain", "--address", address, "--wait", "30s")["done"]
+    late = stage.client.enqueue("inference.high", b"{}")
+    assert command("health", "--address", address).stdout.startswith("draining:")
+    assert stage.state("inference.high", late) == "pending"
+    assert asked("drain", "--address", address, "--undo")["status"] == "running"
+    stage.until_state("inference.high", late, "completed")
+
+
+def test_a_process_that_is_given_up_makes_the_worker_degraded(stage: Stage, address: str) -> None:
+    stage.queue("inference", author_code())
+    stage.agent(status_listen=address, recovery_max_restarts=0).wait_running()
+    stage.client.enqueue("inference.default", b'{"die": 3}')
+    until(lambda: asked("health", "--address", address)["state"] == "degraded", "it is degraded")
+    health = asked("health", "--address", address)
+    assert health["restart"]
+    assert "exited with code 3" in health["reason"] or "code 3" in health["reason"]
+
+
+def test_local_commands_need_no_secret_and_no_other_setting(agent: Agent, address: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(
+        "server: {url: 'https://x', api_key_file: '${CREDENTIALS_DIRECTORY}/api_key'}\n"
+        f"worker: {{queue: inference, nonsense: 1}}\nstatus: {{listen: {address}}}\n"
+    )
+    assert command("health", "--config", str(config)).returncode == 0
+    assert command("status", environment={"RUNQY_CONFIG": str(config)}).returncode == 0
+    config.write_text("status: {listen: nowhere}\n")
+    broken = command("health", "--config", str(config))
+    assert broken.returncode != 0
+    assert "no worker answers" in broken.stderr or "unresponsive" in broken.stdout
+
+
+def test_the_fleet_is_every_worker_in_redis(stage: Stage, agent: Agent, address: str) -> None:
+    second = stage.agent().wait_running()
+    environment = {"RUNQY_SERVER_URL": stage.server.url, "RUNQY_API_KEY": stage.server.api_key}
+    done = command("status", "--fleet", "--json", environment=environment | {"RUNQY_QUEUES": "inference"})
+    workers = json.loads(done.stdout)["workers"]
+    assert {int(worker["worker_id"].split(":")[1]) for worker in workers} == {agent.pid, second.pid}
+    assert all(worker["healthy"] and worker["version"] == __version__ for worker in workers)
+    assert workers[0]["queues"] == ["inference.high:9", "inference.low:3"]
+    table = command("status", "--fleet", environment=environment | {"RUNQY_QUEUES": "inference"}).stdout
+    assert len(table.splitlines()) == 3
+
+
+def test_metrics_are_in_the_format_of_prometheus(stage: Stage) -> None:
+    stage.queue("inference")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stage.agent(status_listen=f"127.0.0.1:{port}").wait_running()
+    task = stage.client.enqueue("inference.default", b"{}")
+    stage.until_state("inference.default", task, "completed")
+
+    def counted() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text if 'runqy_agent_tasks_total{outcome="succeeded"} 1.0' in text else ""
+
+    text = until(counted, "the task is counted")
+    assert "runqy_agent_up 1.0" in text
+    assert 'runqy_agent_process_ready{queue="inference"} 1.0' in text
+
+
+def test_two_workers_that_nobody_told_where_to_listen_both_run(stage: Stage) -> None:
+    stage.queue("inference")
+    first, second = stage.agent().wait_running(), stage.agent().wait_running()
+    assert any("there is no status endpoint" in each.log() for each in (first, second))
+
+
+def test_systemd_hears_when_the_worker_is_ready_and_when_it_stops(stage: Stage, manager: Manager) -> None:
+    stage.queue("inference")
+    agent = stage.agent(environment=manager.environment)
+    until(lambda: "READY=1" in manager.listen(), "it is ready")
+    assert "STATUS=running: inference ready" in manager.listen()
+    until(lambda: manager.listen().count("WATCHDOG=1") > 2, "the watchdog is fed")
+    assert agent.terminate() == 0
+    assert "STOPPING=1" in manager.listen()
