@@ -1,18 +1,24 @@
 #!/bin/sh
-# Build the images of the test hosts from Debian's packages, unless they are there. Prints nothing when there is nothing to do.
+# Build the images of the test hosts from Debian's packages, unless they are there.
 # Usage: tools/testhost_image.sh SUITE...        (SUITE: bookworm, trixie)
+#        tools/testhost_image.sh --name SUITE    (only print the image's name)
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,python3,python3-venv,python3-packaging,python3-apt
 packages=$packages,git,sudo,openssh-server,openssh-client,iproute2,ca-certificates,procps,redis-server,libseccomp2
 
-# Where this machine gets its packages is where the hosts' come from.
+recipe=$(cat "$0" "$here/molecule/shared/image/testhost-init" | sha256sum | cut -c 1-12)
+if [ "$1" = --name ]; then
+    echo "localhost/runqy-testhost:$2-$recipe"
+    exit
+fi
+
+# The hosts' packages come from where this machine gets its own; without that, from mmdebstrap's default.
 mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-    grep -Eo 'https?://[^ ]+' | grep -v -i secur | head -n 1)
+    grep -Eo 'https?://[^ ]+/debian/?( |$)' | head -n 1)
 
 for suite in "$@"; do
-    recipe=$(cat "$0" "$here/molecule/shared/image/testhost-init" | sha256sum | cut -c 1-12)
     image=localhost/runqy-testhost:$suite-$recipe
     podman image exists "$image" && continue
     echo "building $image" >&2
@@ -22,9 +28,12 @@ for suite in "$@"; do
         --dpkgopt='path-exclude=/usr/share/locale/*' \
         --customize-hook="copy-in $here/molecule/shared/image/testhost-init /usr/sbin" \
         --customize-hook='chmod 755 "$1/usr/sbin/testhost-init"' \
+        --customize-hook='chroot "$1" useradd --create-home --shell /bin/bash deploy' \
+        --customize-hook='echo "deploy ALL=(ALL) NOPASSWD: ALL" >"$1/etc/sudoers.d/deploy"' \
+        --customize-hook='chroot "$1" useradd --create-home --shell /bin/bash plain' \
         --customize-hook='chroot "$1" systemctl mask getty.target systemd-udevd.service systemd-resolved.service apt-daily.timer apt-daily-upgrade.timer' \
         --customize-hook='chroot "$1" systemctl disable redis-server.service' \
-        "$suite" "$scratch/root.tar" "$mirror" >&2
+        "$suite" "$scratch/root.tar" $mirror >&2
     podman import --change 'CMD ["/usr/sbin/testhost-init"]' --change 'STOPSIGNAL SIGRTMIN+3' "$scratch/root.tar" "$image" >/dev/null
     rm -rf "$scratch"
 done

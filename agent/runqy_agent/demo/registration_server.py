@@ -1,4 +1,4 @@
-"""A registration server on loopback: answers ``POST /worker/register`` as the runqy server does."""
+"""A registration server, on loopback unless told otherwise: answers ``POST /worker/register`` as the runqy server does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class RegistrationServer:
         queues: parent queue to definition; may be changed while it runs.
     """
 
-    def __init__(self, redis_address: str, api_key: str, queues: list[QueueDefinition]) -> None:
+    def __init__(
+        self, redis_address: str, api_key: str, queues: list[QueueDefinition], listen: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.redis: dict[str, Any] = {"addr": redis_address, "password": "", "db": 0, "use_tls": False}
         self.api_key = api_key
         self.queues = {queue.name: queue for queue in queues}
@@ -55,7 +57,7 @@ class RegistrationServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(listen, Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="registration server")
         self._thread.start()
