@@ -18,6 +18,7 @@ done
 if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then
     export CONTAINERS_CONF=$root/tools/podman.conf
 fi
+export NO_COLOR=1 ANSIBLE_NOCOLOR=1
 tools/fleet.sh true
 
 failed=

@@ -1,8 +1,11 @@
+#!/usr/bin/python3
 """Sends tasks and follows them, with redis-cli alone, on the host where Redis runs. Tasks are written as asynq does.
 
-Usage: queue.py send QUEUE NUMBER RATE [PAYLOAD]    ids are 1 to NUMBER after a name drawn at random, RATE a second (0: at once)
+Usage: queue.py send QUEUE NUMBER RATE [PAYLOAD [RETRY]]    RATE a second, 0 is at once; prints the name that ids begin with
        queue.py wait QUEUE NAME NUMBER SECONDS      until all have ended; prints how, as JSON
        queue.py result QUEUE ID                     the result of one
+       queue.py watch SECONDS                       prints the fewest workers that served at one moment
+       queue.py workers                             the records of all workers, as JSON
 """
 
 from __future__ import annotations
@@ -60,13 +63,13 @@ def varint(value: int) -> bytes:
             return out
 
 
-def message(queue: str, task_id: str, payload: bytes) -> bytes:
+def message(queue: str, task_id: str, payload: bytes, retry: int) -> bytes:
     """A TaskMessage: type, payload, id, queue, retries, timeout, and a day of retention."""
-    fields = [(1, b"echo"), (2, payload), (3, task_id.encode()), (4, queue.encode()), (5, 25), (8, 120), (12, 86400)]
+    fields = [(1, b"echo"), (2, payload), (3, task_id.encode()), (4, queue.encode()), (5, retry), (8, 120), (12, 86400)]
     return b"".join(field(number, value) for number, value in fields)
 
 
-def send(queue: str, number: int, rate: float, payload: str) -> None:
+def send(queue: str, number: int, rate: float, payload: str, retry: int) -> None:
     """Enqueue, and print the name that the ids begin with."""
     redis, name = Redis(), uuid.uuid4().hex[:8]
     redis("SADD", "asynq:queues", queue)
@@ -76,7 +79,8 @@ def send(queue: str, number: int, rate: float, payload: str) -> None:
             time.sleep(max(0.0, began + index / rate - time.monotonic()))
         task_id = f"{name}-{index}"
         key = f"asynq:{{{queue}}}:t:{task_id}"
-        redis("HSET", key, "msg", message(queue, task_id, payload.encode()), "state", "pending", "pending_since", time.time_ns())
+        body = message(queue, task_id, payload.encode(), retry)
+        redis("HSET", key, "msg", body, "state", "pending", "pending_since", time.time_ns())
         redis("LPUSH", f"asynq:{{{queue}}}:pending", task_id)
     print(name)
 
@@ -137,11 +141,37 @@ def result(queue: str, task_id: str) -> None:
     print(found.decode() if isinstance(found, bytes) else "")
 
 
+def workers(redis: Redis) -> dict[str, dict[str, str]]:
+    """The records of all workers."""
+    found = {}
+    for name in redis("ZRANGE", "asynq:workers", 0, -1):
+        if not name.startswith(b"asynq:"):
+            record = [each.decode() for each in redis("HGETALL", b"asynq:workers:" + name)]
+            if record:
+                found[name.decode()] = dict(zip(record[::2], record[1::2], strict=True))
+    return found
+
+
+def watch(seconds: float) -> None:
+    """Look ten times a second."""
+    redis, deadline, fewest = Redis(), time.monotonic() + seconds, 10**6
+    while time.monotonic() < deadline and not Path("/tmp/stop-watching").exists():  # noqa: S108 - a host of one test
+        records = workers(redis).values()
+        fewest = min(fewest, sum(each["status"] == "running" and each["healthy"] == "true" for each in records))
+        time.sleep(0.1)
+    print(fewest)
+
+
 if __name__ == "__main__":
-    command, queue_name, *rest = sys.argv[1:]
-    if command == "send":
-        send(queue_name, int(rest[0]), float(rest[1]), rest[2] if len(rest) > 2 else "{}")
+    command, *rest = sys.argv[1:]
+    if command == "watch":
+        watch(float(rest[0]))
+    elif command == "workers":
+        print(json.dumps(workers(Redis())))
+    elif command == "send":
+        payload = rest[3] if len(rest) > 3 else "{}"  # noqa: PLR2004 - the word, if there is one
+        send(rest[0], int(rest[1]), float(rest[2]), payload, int(rest[4]) if len(rest) > 4 else 25)  # noqa: PLR2004
     elif command == "wait":
-        wait(queue_name, rest[0], int(rest[1]), float(rest[2]))
+        wait(rest[0], rest[1], int(rest[2]), float(rest[3]))
     else:
-        result(queue_name, rest[0])
+        result(rest[0], rest[1])
