@@ -20,7 +20,7 @@ help: ## list the targets
 demo: ## see real tasks flow through a real Redis into a supervised process and back
 	@tools/need.sh git
 	@tools/venv.sh $(VENV) demo
-	@$(VENV)/bin/runqy-agent demo $(DEMO_ARGS)
+	@$(VENV)/bin/runqy-agent demo --playbook playbooks/deploy.yml $(DEMO_ARGS)
 
 test: ## run all tests: unit, integration, conformance (PYTEST_ARGS=... goes to pytest)
 	@tools/need.sh git redis-server openssl

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
@@ -83,7 +84,7 @@ def _execute(command: str, arguments: argparse.Namespace, parser: argparse.Argum
     if command == "demo":
         from runqy_agent.demo.main import run_demo  # noqa: PLC0415 - the demo needs packages that a worker does not
 
-        return run_demo(keep=arguments.keep)
+        return run_demo(keep=arguments.keep, playbook=arguments.playbook)
     overrides = dict(arguments.settings + getattr(arguments, "more_settings", []))
     path = arguments.config or os.environ.get(_FILE_VARIABLE) or None
     if command in host_commands.COMMANDS:
@@ -148,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("version", help="print the version and exit", allow_abbrev=False)
     demo = commands.add_parser("demo", help="see it at work, without a server or Redis", allow_abbrev=False)
+    demo.add_argument(
+        "--playbook", type=Path, metavar="FILE", help="deploy the worker with Ansible: playbooks/deploy.yml"
+    )
     demo.add_argument(
         "--keep", action="store_true", help="leave it all running until Ctrl-C, and say how to talk to it"
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,6 @@ from stage import Agent, author_code, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stage import Stage
 
@@ -89,7 +89,7 @@ def test_the_status_names_the_worker_its_queues_and_its_process_and_no_secret(
 
 
 def test_only_the_owner_and_the_group_can_ask(agent: Agent, address: str) -> None:
-    assert stat.S_IMODE(os.stat(address).st_mode) == 0o660
+    assert stat.S_IMODE(Path(address).stat().st_mode) == 0o660
 
 
 def test_the_socket_of_a_killed_worker_is_replaced_and_that_of_a_living_one_is_not(
@@ -110,9 +110,7 @@ def test_health_is_zero_for_a_healthy_worker_and_one_for_none(agent: Agent, addr
     assert (gone.returncode, gone.stdout.partition(":")[0]) == (1, "unresponsive")
 
 
-def test_health_waits_for_another_worker_to_be_healthy_and_to_stay_so(
-    stage: Stage, agent: Agent, address: str
-) -> None:
+def test_health_waits_for_another_worker_to_be_healthy_and_to_stay_so(stage: Stage, agent: Agent, address: str) -> None:
     old = asked("status", "--address", address)["worker_id"]
     wait = ["--address", address, "--samples", "2", "--interval", "100ms", "--other-than", old]
     in_vain = asked("health", *wait, "--wait", "500ms")

@@ -66,6 +66,15 @@ class TaskClient:
             pipeline.execute()
         return ids
 
+    def retry_now(self, queue: str, task_id: str) -> None:
+        """Let a task that waits for its next attempt have it now, as the button of a dashboard does."""
+        names = keys.queue_keys(queue)
+        if self.redis.zrem(names.retry, task_id):
+            with self.redis.pipeline(transaction=True) as pipeline:
+                pipeline.hset(names.task(task_id), mapping={"state": "pending", "pending_since": self.clock.now_ns()})
+                pipeline.lpush(names.pending, task_id)
+                pipeline.execute()
+
     def info(self, queue: str, task_id: str) -> TaskInfo | None:
         """Read one task; None if there is none (any more)."""
         found: dict[bytes, bytes] = self.redis.hgetall(keys.queue_keys(queue).task(task_id))  # type: ignore[assignment]

@@ -15,10 +15,9 @@ from runqy_agent.demo.report import Ending
 from runqy_agent.demo.scenario import ENDED, jobs
 from runqy_agent.demo.stage import set_up
 from runqy_agent.demo.terminal import Terminal
+from runqy_agent.demo.workers import DemoWorker, DeployedWorker, InProcessWorker
 from runqy_agent.errors import DeploymentError, EnvironmentBuildError, ExitCode
 from runqy_agent.reporting.logs import Redactor, configure_logging
-from runqy_agent.retry_delays import fixed_retry_delay
-from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -30,18 +29,19 @@ if TYPE_CHECKING:
     from runqy_agent.demo.stage import Stage
 
 _RETRY_SECONDS = 1.0
-"""Between a failure and the next attempt; asynq's own delays begin at 15 s, too long to watch."""
+"""After a failure the demo lets a task try again, as a dashboard does on request: asynq would wait for 15 s or more."""
 _PATIENCE_SECONDS = 25.0
 """For all tasks together."""
 _LOOK_SECONDS = 0.1
 _LOG_LINES = 30
 
 
-def run_demo(*, keep: bool) -> int:
+def run_demo(*, keep: bool, playbook: Path | None = None) -> int:
     """Run the demo.
 
     Args:
         keep: when all tasks have ended, leave everything running until Ctrl-C.
+        playbook: deploy the worker with it, instead of running one in this process.
 
     Returns:
         The exit code: zero if every task ended as it should.
@@ -49,7 +49,7 @@ def run_demo(*, keep: bool) -> int:
     Raises:
         RunqyAgentError: something is missing, or the worker could not start.
     """
-    return asyncio.run(_demo(keep=keep))
+    return asyncio.run(_demo(keep=keep, playbook=playbook))
 
 
 class _Interruptions:
@@ -60,7 +60,7 @@ class _Interruptions:
     """
 
     def __init__(self) -> None:
-        self.ending: Worker | None = None
+        self.ending: DemoWorker | None = None
         self._demo = asyncio.current_task()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -73,13 +73,13 @@ class _Interruptions:
             self._demo.cancel()
 
 
-async def _demo(*, keep: bool) -> int:
+async def _demo(*, keep: bool, playbook: Path | None) -> int:
     interruptions = _Interruptions()
     terminal = Terminal()
     try:
         with set_up() as stage:
             report.opening(stage, terminal)
-            return await _perform(stage, terminal, interruptions, keep=keep)
+            return await _perform(stage, terminal, interruptions, keep=keep, playbook=playbook)
     except asyncio.CancelledError:
         terminal.say("interrupted; everything is stopped")
         return ExitCode.OTHER
@@ -91,13 +91,14 @@ async def _demo(*, keep: bool) -> int:
         terminal.settle()
 
 
-async def _perform(stage: Stage, terminal: Terminal, interruptions: _Interruptions, *, keep: bool) -> int:
+async def _perform(
+    stage: Stage, terminal: Terminal, interruptions: _Interruptions, *, keep: bool, playbook: Path | None
+) -> int:
     config, redactor = stage.config(), Redactor()
     redactor.add([stage.server.api_key])
     with _logging_to(stage.log, config, redactor):
-        worker = Worker(config, redactor=redactor)
-        worker.retry_delay = fixed_retry_delay(_RETRY_SECONDS)
-        await _start(worker, terminal)
+        worker: DemoWorker = DeployedWorker(stage, playbook) if playbook else InProcessWorker(stage, redactor)
+        await _start(worker, terminal, "deploying the worker with Ansible" if playbook else "starting the worker")
         running = asyncio.create_task(worker.run())
         try:
             endings = await _watch(stage.tasks, jobs(), running, terminal)
@@ -126,14 +127,14 @@ def _logging_to(path: Path, config: Config, redactor: Redactor) -> Iterator[None
             logging.getLogger().handlers.clear()
 
 
-async def _start(worker: Worker, terminal: Terminal) -> None:
+async def _start(worker: DemoWorker, terminal: Terminal, doing: str) -> None:
     began = time.monotonic()
 
     def tick() -> None:
         seconds = time.monotonic() - began
-        terminal.show(f"starting the worker, {seconds:.0f} s (the first time, it builds a virtual environment)")
+        terminal.show(f"{doing}, {seconds:.0f} s (the first time, virtual environments are built)")
 
-    await _ticking(worker.bootstrap(), tick)
+    await _ticking(worker.start(), tick)
     terminal.say(f"the worker is ready after {time.monotonic() - began:.1f} s")
 
 
@@ -158,6 +159,7 @@ async def _watch(
     began = time.monotonic()
     open_jobs = deque(expected)
     endings: list[Ending] = []
+    failed_at: dict[str, float] = {}
     while open_jobs:
         await asyncio.wait([running], timeout=_LOOK_SECONDS)
         infos = await asyncio.to_thread(_look, client, list(open_jobs))
@@ -170,9 +172,18 @@ async def _watch(
             if given_up or info is None or info.state in ENDED:
                 endings.append(Ending(job, info, seconds))
             else:
+                await _retry(client, info, failed_at, seconds)
                 open_jobs.append(job)
         terminal.show(report.progress(states, seconds))
     return endings
+
+
+async def _retry(client: TaskClient, info: TaskInfo, failed_at: dict[str, float], seconds: float) -> None:
+    """Let a task try again a moment after it has failed."""
+    if info.state == "retry":
+        attempt = f"{info.id} {info.message.retried}"
+        if seconds - failed_at.setdefault(attempt, seconds) >= _RETRY_SECONDS:
+            await asyncio.to_thread(client.retry_now, info.queue, info.id)
 
 
 def _look(client: TaskClient, tasks: Sequence[Job]) -> list[TaskInfo | None]:

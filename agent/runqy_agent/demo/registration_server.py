@@ -1,4 +1,4 @@
-"""A registration server, on loopback unless told otherwise: answers ``POST /worker/register`` as the runqy server does."""
+"""A registration server, on loopback by default: answers ``POST /worker/register`` as the runqy server does."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class RegistrationServer:
     """
 
     def __init__(
-        self, redis_address: str, api_key: str, queues: list[QueueDefinition], listen: tuple[str, int] = ("127.0.0.1", 0)
+        self,
+        redis_address: str,
+        api_key: str,
+        queues: list[QueueDefinition],
+        listen: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.redis: dict[str, Any] = {"addr": redis_address, "password": "", "db": 0, "use_tls": False}
         self.api_key = api_key

@@ -38,6 +38,8 @@ class Stage:
         tasks: a client for Redis.
         deployments: kept from run to run, so that environments need not be built again.
         log: the worker's log; the next run replaces it.
+        kept: where what is slow to make is kept from run to run.
+        scratch: removed at the end.
     """
 
     redis: RedisServer | FakeRedisServer
@@ -46,6 +48,8 @@ class Stage:
     tasks: TaskClient
     deployments: Path
     log: Path
+    kept: Path
+    scratch: Path
 
     def config(self) -> Config:
         """The worker's configuration. Environment and files do not matter here: the demo is the same everywhere."""
@@ -80,7 +84,8 @@ def set_up() -> Iterator[Stage]:
         repository = GitRepository(scratch / "repository", sample_files())
         server = RegistrationServer(redis.address, secrets.token_urlsafe(12), scenario.queues(repository.url))
         stack.callback(server.close)
-        yield Stage(redis, server, repository, TaskClient(client), kept / "deployment", kept / "worker.log")
+        tasks = TaskClient(client)
+        yield Stage(redis, server, repository, tasks, kept / "deployment", kept / "worker.log", kept, scratch)
 
 
 def sample_files() -> dict[str, str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Sends tasks and follows them, with redis-cli alone, on the host where Redis runs. Tasks are written as asynq does.
 
-Usage: queue.py send QUEUE NUMBER RATE [PAYLOAD [RETRY]]    RATE a second, 0 is at once; prints the name that ids begin with
+Usage: queue.py send QUEUE NUMBER RATE [PAYLOAD [RETRY]]    RATE a second, 0 is at once; prints how ids begin
        queue.py wait QUEUE NAME NUMBER SECONDS      until all have ended; prints how, as JSON
        queue.py result QUEUE ID                     the result of one
        queue.py watch SECONDS                       prints the fewest workers that served at one moment
@@ -26,7 +26,7 @@ class Redis:
         self._file = self._socket.makefile("rb")
         self("AUTH", Path("/etc/redis-password").read_text(encoding="utf-8").strip())
 
-    def __call__(self, *words: str | bytes | int | float) -> object:
+    def __call__(self, *words: str | bytes | float) -> object:
         parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
         body = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
         self._socket.sendall(b"*%d\r\n%s" % (len(parts), body))
@@ -169,8 +169,8 @@ if __name__ == "__main__":
     elif command == "workers":
         print(json.dumps(workers(Redis())))
     elif command == "send":
-        payload = rest[3] if len(rest) > 3 else "{}"  # noqa: PLR2004 - the word, if there is one
-        send(rest[0], int(rest[1]), float(rest[2]), payload, int(rest[4]) if len(rest) > 4 else 25)  # noqa: PLR2004
+        payload = rest[3] if len(rest) > 3 else "{}"
+        send(rest[0], int(rest[1]), float(rest[2]), payload, int(rest[4]) if len(rest) > 4 else 25)
     elif command == "wait":
         wait(rest[0], rest[1], int(rest[2]), float(rest[3]))
     else:

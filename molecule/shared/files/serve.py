@@ -1,6 +1,6 @@
 """The demo's registration server as a service, with what is in a file at the moment of each question.
 
-Usage: serve.py PORT FILE        (FILE: JSON with redis, api_key and queues, each with name, deployment, sub_queues, vaults)
+Usage: serve.py PORT FILE    (FILE: JSON with redis, api_key and queues, each with name, deployment, sub_queues, vaults)
 """
 
 from __future__ import annotations
