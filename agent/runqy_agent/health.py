@@ -46,6 +46,7 @@ class UnitState:
         exit_status: of the main process, when it last ended.
         pid: of the main process; 0 is none.
         restarts: how many times systemd has restarted it by itself.
+        queued: whether a start or stop of it is about to happen.
     """
 
     active: str = "inactive"
@@ -54,6 +55,7 @@ class UnitState:
     exit_status: int = 0
     pid: int = 0
     restarts: int = 0
+    queued: bool = False
 
 
 def judge(
@@ -71,11 +73,12 @@ def judge(
         now: unix seconds.
         unit: what systemd says, if it was asked.
         not_ready_after: seconds after which it should be ready.
-        redis_reachable: whether its Redis accepts connections from here; None if nobody has tried.
+        redis_reachable: whether its Redis accepts connections from here; None if nobody has tried. Only if it does can
+            a restart help a worker whose heartbeat does not arrive.
     """
     if unit is not None:
         if unit.active == "failed":
-            return _failed(unit)
+            return Verdict("starting", "it has failed and is started again") if unit.queued else _failed(unit)
         if unit.active in {"inactive", "deactivating"}:
             return Verdict("stopped", "the service is stopped")
         if status is None:
@@ -110,8 +113,7 @@ def _judge_status(
         return _starting(now - status["started_at"], not_ready_after)
     if status["status"] == "stopped":
         return Verdict("stopped", "the worker has stopped")
-    last_beat = status["redis"]["last_beat"]
-    if last_beat is None or now - last_beat > STALE_AFTER:
+    if beat_overdue(status, now):
         return _stale(status["redis"], now, reachable=redis_reachable)
     waiting = {name: process for name, process in processes.items() if process["state"] != "ready"}
     if waiting:
@@ -122,6 +124,12 @@ def _judge_status(
     if status["status"] == "draining":
         return Verdict("draining", f"it takes no tasks; {status['running']} are running")
     return Verdict("healthy", f"serving {', '.join(status['queues'])}")
+
+
+def beat_overdue(status: Mapping[str, Any], now: float) -> bool:
+    """Whether no heartbeat has reached Redis for too long; one that has never beaten counts from its start."""
+    last_beat = status["redis"]["last_beat"]
+    return bool(now - (status["started_at"] if last_beat is None else last_beat) > STALE_AFTER)
 
 
 def _because(name: str, process: Mapping[str, Any]) -> str:
@@ -141,5 +149,5 @@ def _stale(redis: Mapping[str, Any], now: float, *, reachable: bool | None) -> V
     reason = f"its last heartbeat reached Redis {last}{why}"
     if reachable is False:
         where = redis["address"] or "Redis"
-        return Verdict("stale", f"{reason}; {where} cannot be reached from this host, so a restart would not help")
-    return Verdict("stale", reason, restart=True)
+        reason += f"; {where} cannot be reached from this host, so a restart would not help"
+    return Verdict("stale", reason, restart=reachable is True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent.config.duration import parse_duration
 from runqy_agent.config.local import status_address
-from runqy_agent.errors import ExitCode, RunqyAgentError
+from runqy_agent.errors import ExitCode
 from runqy_agent.health import NOT_READY_AFTER
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.commands.endpoint import Endpoint
     from runqy_agent.commands.look import Watcher
+    from runqy_agent.commands.units import Unit
 
 COMMANDS = {
     "status": "show the worker of this host, or all workers in Redis",
@@ -36,8 +37,8 @@ def add_commands(commands: Any, add_sources: Callable[[argparse.ArgumentParser],
         commands: where subparsers are added.
         add_sources: adds the options that say where settings come from.
     """
-    for name, text in COMMANDS.items():
-        parser = commands.add_parser(name, help=text, allow_abbrev=False)
+    for name, purpose in COMMANDS.items():
+        parser = commands.add_parser(name, help=purpose, allow_abbrev=False)
         add_sources(parser)
         parser.add_argument("--address", metavar="ADDRESS", default="", help="the worker's status.listen, instead")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -46,9 +47,11 @@ def add_commands(commands: Any, add_sources: Callable[[argparse.ArgumentParser],
         if name == "drain":
             _duration(parser, "--wait", 60.0, "how long to wait until no task is running")
             parser.add_argument("--undo", action="store_true", help="take tasks again")
-        if name in {"health", "heal"}:
-            parser.add_argument("--unit", default="", required=name == "heal", help="ask systemd about this unit too")
+        if name != "status":
+            text = "signal the main process of this unit" if name == "drain" else "ask systemd about this unit too"
+            parser.add_argument("--unit", default="", required=name == "heal", help=text)
             parser.add_argument("--user", action="store_true", help="the unit is one of systemd --user")
+        if name in {"health", "heal"}:
             _duration(parser, "--not-ready-after", NOT_READY_AFTER, "how long it may be up without being ready")
         if name == "health":
             _add_waiting(parser)
@@ -58,17 +61,19 @@ def add_commands(commands: Any, add_sources: Callable[[argparse.ArgumentParser],
 
 def _add_waiting(parser: argparse.ArgumentParser) -> None:
     _duration(parser, "--wait", None, "wait so long until it is healthy and stays so")
-    parser.add_argument("--samples", type=int, default=3, metavar="N", help="found healthy so many times in a row (3)")
+    parser.add_argument(
+        "--samples", type=_positive, default=3, metavar="N", help="found healthy so many times in a row (3)"
+    )
     _duration(parser, "--interval", 2.0, "between two looks at a healthy worker")
     parser.add_argument("--other-than", default="", metavar="WORKER_ID", help="the worker must be another than this")
     parser.add_argument("--expect-version", default="", metavar="VERSION", help="the worker must have this version")
 
 
 def _add_healing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-per-hour", type=int, default=3, metavar="N", help="restarts within an hour (3)")
+    parser.add_argument("--max-per-hour", type=_count, default=3, metavar="N", help="restarts within an hour (3)")
     parser.add_argument("--records", type=Path, default=_RECORDS, metavar="DIRECTORY", help="where they are recorded")
     _duration(parser, "--verify", 60.0, "how long a restarted worker may take to become healthy")
-    parser.add_argument("--log-lines", type=int, default=30, metavar="N", help="lines of the log on failure (30)")
+    parser.add_argument("--log-lines", type=_count, default=30, metavar="N", help="lines of the log on failure (30)")
     parser.add_argument("--trigger", default="command", help="who asks, for the record")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
@@ -76,6 +81,19 @@ def _add_healing(parser: argparse.ArgumentParser) -> None:
 def _duration(parser: argparse.ArgumentParser, name: str, default: float | None, text: str) -> None:
     shown = f" ({default:g}s)" if default is not None else ""
     parser.add_argument(name, type=_parse_duration, default=default, metavar="DURATION", help=text + shown)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("expected a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    number = _count(text)
+    if not number:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return number
 
 
 def _parse_duration(text: str) -> float:
@@ -107,27 +125,31 @@ def execute(command: str, arguments: argparse.Namespace, path: str | None, overr
     endpoint = Endpoint(arguments.address or status_address(path, os.environ, overrides))
     if command == "status":
         return _status(arguments, endpoint)
+    unit = _unit(arguments) if arguments.unit else None
     if command == "drain":
-        return _drain(arguments, endpoint)
+        return _drain(arguments, endpoint, unit)
     from runqy_agent.commands.look import Watcher  # noqa: PLC0415
-    from runqy_agent.commands.units import Unit  # noqa: PLC0415
 
-    unit = Unit(arguments.unit, user=arguments.user) if arguments.unit else None
     watcher = Watcher(endpoint, unit, arguments.not_ready_after)
     return _health(arguments, watcher) if command == "health" else _heal(arguments, watcher)
+
+
+def _unit(arguments: argparse.Namespace) -> Unit:
+    from runqy_agent.commands.units import Unit  # noqa: PLC0415
+
+    return Unit(arguments.unit, user=arguments.user)
 
 
 def _status(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from runqy_agent.commands.overview import host_overview  # noqa: PLC0415
 
-    status = endpoint.status()
-    if status is None:
-        raise RunqyAgentError(f"no worker answers at {endpoint.address}; is it running, and is that its status.listen?")
+    status = endpoint.must_answer()
     print(json.dumps(status) if arguments.json else host_overview(status))
     return ExitCode.DONE
 
 
 def _fleet(arguments: argparse.Namespace, path: str | None, overrides: Mapping[str, str]) -> int:
+    import asyncio  # noqa: PLC0415
     from dataclasses import asdict  # noqa: PLC0415
 
     from runqy_agent.commands.fleet import read_fleet  # noqa: PLC0415
@@ -139,10 +161,10 @@ def _fleet(arguments: argparse.Namespace, path: str | None, overrides: Mapping[s
     return ExitCode.DONE
 
 
-def _drain(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+def _drain(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | None) -> int:
     from runqy_agent.commands.drain import drain, drained  # noqa: PLC0415
 
-    status = drain(endpoint, arguments.wait, undo=arguments.undo)
+    status = drain(endpoint, unit, arguments.wait, undo=arguments.undo)
     done = drained(status, undo=arguments.undo)
     if arguments.json:
         print(json.dumps({name: status[name] for name in ("worker_id", "status", "running")} | {"done": done}))
@@ -154,25 +176,25 @@ def _drain(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 def _health(arguments: argparse.Namespace, watcher: Watcher) -> int:
     from runqy_agent.commands.look import Wanted  # noqa: PLC0415
 
+    began = time.monotonic()
     if arguments.wait is None:
-        look, samples = watcher.look(), 1
-        well = look.verdict.well
+        look = watcher.look()
+        samples, well = int(look.verdict.state == "healthy"), look.verdict.well
     else:
         wanted = Wanted(
             arguments.wait, arguments.samples, arguments.interval, arguments.other_than, arguments.expect_version
         )
         look, samples = watcher.wait(wanted)
         well = samples >= arguments.samples
-    answer = look.as_json() | {"samples": samples}
+    answer = look.as_json() | {"seconds": round(time.monotonic() - began, 1), "samples": samples}
     print(json.dumps(answer) if arguments.json else f"{answer['state']}: {answer['reason']}")
     return ExitCode.DONE if well else ExitCode.OTHER
 
 
 def _heal(arguments: argparse.Namespace, watcher: Watcher) -> int:
     from runqy_agent.commands.heal import Policy, Records, heal  # noqa: PLC0415
-    from runqy_agent.commands.units import Unit  # noqa: PLC0415
 
-    unit = Unit(arguments.unit, user=arguments.user)
+    unit = _unit(arguments)
     policy = Policy(
         arguments.max_per_hour, arguments.verify, arguments.log_lines, arguments.trigger, dry_run=arguments.dry_run
     )

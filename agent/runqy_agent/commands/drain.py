@@ -11,15 +11,19 @@ from runqy_agent.errors import RunqyAgentError
 
 if TYPE_CHECKING:
     from runqy_agent.commands.endpoint import Endpoint, Status
+    from runqy_agent.commands.units import Unit
 
 _LOOK_SECONDS = 0.1
 
 
-def drain(endpoint: Endpoint, seconds: float, *, undo: bool) -> Status:
+def drain(endpoint: Endpoint, unit: Unit | None, seconds: float, *, undo: bool) -> Status:
     """Signal the worker, and wait until it has nothing in flight, or takes tasks again.
+
+    A worker that is still starting does not heed the signal: it gets it when it runs.
 
     Args:
         endpoint: of the worker.
+        unit: whose main process is signalled; None for the process that the endpoint names.
         seconds: how long to wait.
         undo: take tasks again.
 
@@ -29,19 +33,19 @@ def drain(endpoint: Endpoint, seconds: float, *, undo: bool) -> Status:
     Raises:
         RunqyAgentError: no worker answers, or it may not be signalled.
     """
-    status = _status(endpoint)
-    pid = status["pid"]
-    try:
-        os.kill(pid, signal.SIGCONT if undo else signal.SIGTSTP)
-    except PermissionError:
-        raise RunqyAgentError(f"process {pid} belongs to somebody else; run this as root or as its user") from None
-    except ProcessLookupError:
-        raise RunqyAgentError(f"the worker {status['worker_id']} has just ended") from None
     deadline = time.monotonic() + seconds
-    while not drained(status, undo=undo) and time.monotonic() < deadline:
+    status = endpoint.must_answer()
+    while status["status"] == "bootstrapping" and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
-        status = _status(endpoint)
-    return status
+        status = endpoint.must_answer()
+    if status["status"] == "bootstrapping":
+        return status
+    _signal(unit.main_process() if unit else status["pid"], undo=undo)
+    while True:  # what it said before the signal does not count
+        time.sleep(_LOOK_SECONDS)
+        status = endpoint.must_answer()
+        if drained(status, undo=undo) or time.monotonic() > deadline:
+            return status
 
 
 def drained(status: Status, *, undo: bool) -> bool:
@@ -51,8 +55,10 @@ def drained(status: Status, *, undo: bool) -> bool:
     return bool(status["status"] == "draining" and status["running"] == 0)
 
 
-def _status(endpoint: Endpoint) -> Status:
-    status = endpoint.status()
-    if status is None:
-        raise RunqyAgentError(f"no worker answers at {endpoint.address}; is it running, and is that its status.listen?")
-    return status
+def _signal(pid: int, *, undo: bool) -> None:
+    try:
+        os.kill(pid, signal.SIGCONT if undo else signal.SIGTSTP)
+    except PermissionError:
+        raise RunqyAgentError(f"process {pid} belongs to somebody else; run this as root or as its user") from None
+    except ProcessLookupError:
+        raise RunqyAgentError(f"the worker's process {pid} has just ended") from None

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
+from http import HTTPStatus
 from typing import Any
 
+from runqy_agent.config.address import parse_address
+from runqy_agent.errors import ConfigError, RunqyAgentError
+
 ANSWER_SECONDS = 5.0
+_ADDRESSES = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,/:\[\]]+):(\d+)")
 
 Status = dict[str, Any]
 """See ``reporting.status``."""
@@ -31,36 +37,78 @@ class Endpoint:
     """The status endpoint of one worker."""
 
     def __init__(self, address: str) -> None:
-        """Args: address: ``status.listen`` of the worker: ``host:port`` or the path of a unix socket."""
+        """Make one; nothing is asked yet.
+
+        Args:
+            address: ``status.listen`` of the worker: ``host:port`` or the path of a unix socket.
+
+        Raises:
+            ConfigError: it is neither.
+        """
         self.address = address
+        self._path = address.removeprefix("unix:") if address.startswith(("/", "unix:")) else ""
+        if not self._path:
+            try:
+                self._host, self._port = parse_address(address)
+            except ValueError as error:
+                raise ConfigError(f"the address of the worker's status: {error}, or the path of a socket") from None
 
     def status(self) -> Status | None:
-        """What the worker says of itself; None if it does not answer within a few seconds."""
-        path = self.address.removeprefix("unix:")
-        connection: http.client.HTTPConnection
-        if path.startswith("/"):
-            connection = _UnixConnection(path, ANSWER_SECONDS)
-        else:
-            connection = http.client.HTTPConnection(self.address, timeout=ANSWER_SECONDS)
+        """What the worker says of itself; None if it does not answer within a few seconds.
+
+        Raises:
+            RunqyAgentError: it may not be asked, or somebody else answers.
+        """
+        connection = self._connection()
         try:
             connection.request("GET", "/status")
-            answer = json.load(connection.getresponse())
-        except (OSError, ValueError, http.client.HTTPException):
+            response = connection.getresponse()
+            code, body = response.status, response.read()
+        except PermissionError:
+            raise RunqyAgentError(
+                f"{self.address} may not be asked: permission denied; run this as root, as the worker's user or in its "
+                "group"
+            ) from None
+        except (OSError, http.client.HTTPException):
             return None
         finally:
             connection.close()
-        return answer if isinstance(answer, dict) else None
+        return self._read(code, body)
+
+    def must_answer(self) -> Status:
+        """``status``, and RunqyAgentError if there is none."""
+        status = self.status()
+        if status is None:
+            raise RunqyAgentError(f"no worker answers at {self.address}; is it running, and is that its status.listen?")
+        return status
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._path:
+            return _UnixConnection(self._path, ANSWER_SECONDS)
+        return http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
+
+    def _read(self, code: int, body: bytes) -> Status:
+        try:
+            status = json.loads(body)
+        except ValueError:
+            status = None
+        if code != HTTPStatus.OK or not isinstance(status, dict) or not {"worker_id", "processes"} <= status.keys():
+            raise RunqyAgentError(f"whatever answers at {self.address} is not a worker's status endpoint")
+        return status
 
 
 def reachable(address: str) -> bool:
-    """Whether somebody accepts connections at one of the addresses ``host:port``, with commas between them."""
-    return any(_accepts(each.strip()) for each in address.split(","))
+    """Whether somebody accepts connections at one of the addresses ``host:port`` in a text.
+
+    Args:
+        address: of Redis as a worker tells it: a server with its database, sentinels, or nodes of a cluster.
+    """
+    return any(_accepts(host.strip("[]"), int(port)) for host, port in _ADDRESSES.findall(address))
 
 
-def _accepts(address: str) -> bool:
-    host, _, port = address.rpartition(":")
+def _accepts(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS):
+        with socket.create_connection((host, port), timeout=ANSWER_SECONDS):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return False

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 KEEP_RECORDS = 500
+BEAT_SECONDS = 7.0
+"""Within that a worker whose Redis has just come back has beaten again."""
 _UNHEALTHY = ("degraded", "crashed", "watchdog", "stale", "unresponsive", "not_ready")
 
 
@@ -48,7 +50,11 @@ class Policy:
 
 
 class Records:
-    """The restarts of one unit, one JSON object a line: ``time``, ``worker_id``, ``state``, ``reason``, ``trigger``."""
+    """The restarts of one unit, one JSON object a line.
+
+    ``time`` in unix seconds, ``worker_id``, ``state`` and ``reason`` of the worker before, ``trigger``, and ``result``:
+    ``restarting`` until it is known, then ``restarted`` or ``failed``.
+    """
 
     def __init__(self, directory: Path, unit: str) -> None:
         self._path = directory / f"{unit.removesuffix('.service')}.jsonl"
@@ -57,16 +63,15 @@ class Records:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """While it lasts, nobody else heals this unit. Raises RunqyAgentError if somebody does already."""
-        try:
+        with self._usable():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock.open("w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunqyAgentError(f"{self._path.stem} is being healed already") from None
-                yield
-        except OSError as error:
-            raise RunqyAgentError(f"records cannot be kept in {self._path.parent}: {error.strerror}") from None
+            file = self._lock.open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunqyAgentError(f"{self._path.stem} is being healed already") from None
+            yield
 
     def since(self, moment: float) -> int:
         """How many restarts there were since then, unix seconds."""
@@ -74,16 +79,33 @@ class Records:
 
     def add(self, record: dict[str, Any]) -> None:
         """Write one down; the oldest are forgotten."""
-        lines = [json.dumps(each) for each in [*self._read(), record][-KEEP_RECORDS:]]
+        self._write([*self._read(), record])
+
+    def finish(self, result: str) -> None:
+        """Write down what has come of the last one."""
+        *earlier, last = self._read()
+        self._write([*earlier, last | {"result": result}])
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
         new = self._path.with_suffix(".new")
-        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(new, self._path)  # noqa: PTH105 - the same, and says that the old one goes
+        with self._usable():
+            new.write_text("".join(f"{json.dumps(each)}\n" for each in records[-KEEP_RECORDS:]), encoding="utf-8")
+            os.replace(new, self._path)  # noqa: PTH105 - the same, and says that the old one goes
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunqyAgentError(f"records cannot be kept in {self._path.parent}: {error.strerror}") from None
 
     def _read(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
+        with self._usable():
+            if not self._path.exists():
+                return []
+            text = self._path.read_text(encoding="utf-8", errors="replace")
         records = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
@@ -101,10 +123,13 @@ def heal(watcher: Watcher, unit: Unit, records: Records, policy: Policy) -> tupl
         ``failed``), ``before`` and ``worker_id``, ``restarts_last_hour`` and ``log``; and whether all is well at last.
 
     Raises:
-        RunqyAgentError: systemd or the records cannot be used.
+        RunqyAgentError: systemd cannot be asked, or the records cannot be used.
     """
     with records.locked():
         look = watcher.look()
+        if look.verdict.state == "stale" and look.verdict.restart:
+            time.sleep(BEAT_SECONDS)  # when Redis comes back a whole fleet looks like that, for one beat
+            look = watcher.look()
         before = (look.status or {}).get("worker_id", "")
         made = records.since(time.time() - HOUR)
         result = {
@@ -127,17 +152,22 @@ def heal(watcher: Watcher, unit: Unit, records: Records, policy: Policy) -> tupl
             return {**result, "action": "would_restart"}, False
         record = {name: result[name] for name in ("state", "reason")} | {"worker_id": before, "trigger": policy.trigger}
         # Written before the restart: one that ends this very command must count too.
-        records.add({"time": time.time(), **record})
+        records.add({"time": time.time(), **record, "result": "restarting"})
+        trouble = _restart(watcher, unit, policy, result)
+        result |= {"restarts_last_hour": made + 1, "action": "failed" if trouble else "restarted"}
+        records.finish(str(result["action"]))
+        if trouble:
+            result |= {"reason": f"{look.verdict.reason}; {trouble}", "log": unit.log(policy.log_lines)}
+        return result, not trouble
+
+
+def _restart(watcher: Watcher, unit: Unit, policy: Policy, result: dict[str, Any]) -> str:
+    """Restart it and put the new ``worker_id`` into the result. Returns what went wrong, or ""."""
+    wanted = Wanted(policy.verify_seconds, other_than=result["before"])
+    try:
         unit.restart()
-        return _verify(watcher, unit, policy, result)
-
-
-def _verify(watcher: Watcher, unit: Unit, policy: Policy, result: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    after, samples = watcher.wait(Wanted(policy.verify_seconds, other_than=result["before"]))
-    well = samples > 0
-    result |= {"restarts_last_hour": result["restarts_last_hour"] + 1, "action": "restarted" if well else "failed"}
+        after, samples = watcher.wait(wanted)
+    except RunqyAgentError as error:
+        return f"the restart failed: {error}"
     result["worker_id"] = (after.status or {}).get("worker_id", "")
-    if not well:
-        result["reason"] += f"; after a restart: {after.verdict.reason}"
-        result["log"] = unit.log(policy.log_lines)
-    return result, well
+    return "" if samples >= wanted.samples else f"after a restart: {after.verdict.reason}"

@@ -6,10 +6,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from runqy_agent.commands.endpoint import Endpoint, Status, reachable
-from runqy_agent.health import NOT_READY_AFTER, STALE_AFTER, UnitState, Verdict, judge
+from runqy_agent.commands.endpoint import reachable
+from runqy_agent.health import NOT_READY_AFTER, UnitState, Verdict, beat_overdue, judge
 
 if TYPE_CHECKING:
+    from runqy_agent.commands.endpoint import Endpoint, Status
     from runqy_agent.commands.units import Unit
 
 TOO_MANY_RESTARTS = 3
@@ -94,33 +95,34 @@ class Watcher:
         samples = 0
         while True:
             look = self.look()
+            if look.unit is not None:
+                restarts = min(restarts, look.unit.restarts)  # systemd counts anew after a restart by hand
             problem = wanted.problem(look.status)
             healthy = look.verdict.state == "healthy" and not problem
             samples = samples + 1 if healthy else 0
             if samples >= wanted.samples:
                 return look, samples
-            if end := self._hopeless(look, restarts, over=time.monotonic() > deadline):
+            if end := self._end(look, restarts, samples, over=time.monotonic() > deadline):
                 why = problem or look.verdict.reason
-                verdict = Verdict(look.verdict.state if not problem else "not_ready", f"{why}; {end}", restart=False)
-                return Look(verdict, look.status, look.unit), samples
+                state = "not_ready" if problem or healthy else look.verdict.state
+                return Look(Verdict(state, f"{why}; {end}"), look.status, look.unit), samples
             time.sleep(wanted.interval if healthy else min(LOOK_SECONDS, wanted.interval))
 
     @staticmethod
-    def _hopeless(look: Look, restarts: int, *, over: bool) -> str:
+    def _end(look: Look, restarts: int, samples: int, *, over: bool) -> str:
+        """Why there is no point in waiting any longer, or ""."""
         if look.unit is not None:
-            if look.unit.active == "failed":
+            if look.unit.active == "failed" and not look.unit.queued:
                 return "it will not be started again"
             more = look.unit.restarts - restarts
             if more >= TOO_MANY_RESTARTS:
                 return f"systemd has restarted it {more} times meanwhile"
-        return "the time is over" if over else ""
+        found = f" after it was found healthy {samples} times in a row" if samples else ""
+        return f"the time is over{found}" if over else ""
 
 
 def _redis_reachable(status: Status | None, now: float) -> bool | None:
     """Worth asking only where the heartbeat does not arrive."""
     if status is None or not status["redis"]["address"]:
         return None
-    last = status["redis"]["last_beat"]
-    if last is not None and now - last <= STALE_AFTER:
-        return None
-    return reachable(status["redis"]["address"])
+    return reachable(status["redis"]["address"]) if beat_overdue(status, now) else None

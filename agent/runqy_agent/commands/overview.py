@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runqy_agent.health import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from runqy_agent.commands.endpoint import Status
     from runqy_agent.commands.fleet import FleetWorker
@@ -28,7 +28,7 @@ def host_overview(status: Status) -> str:
         ("queues", ", ".join(f"{name} ({priority})" for name, priority in status["queues"].items())),
         ("running", f"{status['running']} of {status['concurrency']}"),
         ("ended", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status["tasks"].items())),
-        ("Redis", f"{status['redis']['address'] or '-'}, last heartbeat {_ago(status['redis']['last_beat'], now)}"),
+        ("Redis", _redis(status["redis"], now)),
     ]
     for name, process in status["processes"].items():
         commit = f", commit {process['commit'][:12]}" if process["commit"] else ""
@@ -36,6 +36,11 @@ def host_overview(status: Status) -> str:
         since = age(now - process["since"])
         rows.append((f"process {name}", f"{process['state']} for {since}{commit}{reason}"))
     return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def _redis(redis: Mapping[str, Any], now: float) -> str:
+    trouble = f" ({redis['error']})" if redis["error"] else ""
+    return f"{redis['address'] or '-'}, last heartbeat {_ago(redis['last_beat'], now)}{trouble}"
 
 
 def fleet_table(workers: Sequence[FleetWorker]) -> str:

@@ -8,7 +8,7 @@ import subprocess
 from runqy_agent.errors import RunqyAgentError
 from runqy_agent.health import UnitState
 
-_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,MainPID,NRestarts,LoadState"
+_PROPERTIES = "ActiveState,SubState,Result,ExecMainStatus,MainPID,NRestarts,LoadState,Job"
 _SECONDS = 60.0
 
 
@@ -40,7 +40,19 @@ class Unit:
             exit_status=int(fields["ExecMainStatus"]),
             pid=int(fields["MainPID"]),
             restarts=int(fields["NRestarts"]),
+            queued=fields.get("Job", "") not in {"", "0"},
         )
+
+    def main_process(self) -> int:
+        """The id of its main process.
+
+        Raises:
+            RunqyAgentError: it has none, or as ``state`` does.
+        """
+        state = self.state()
+        if not state.pid:
+            raise RunqyAgentError(f"{self.name} has no process: it is {state.active} ({state.sub})")
+        return state.pid
 
     def restart(self) -> None:
         """Start it anew, also if it has failed too often. Returns at once.

@@ -34,8 +34,9 @@ def status_address(
         read_document(read_yaml(path), environ, findings)
     read_environment(environ, set(), findings)
     read_overrides(overrides or {}, findings)
-    if problems := [problem for problem in findings.problems if f"{_PATH}:" in problem]:
-        raise ConfigError(problems)
+    if _PATH in findings.malformed:
+        places = (f": {_PATH}: ", f": {_PATH.partition('.')[0]}: ")  # the key is, or its whole section
+        raise ConfigError([problem for problem in findings.problems if any(place in problem for place in places)])
     found = strongest(findings.given).get(_PATH)
     address = str(found.value) if found else StatusSettings().listen
     if not address:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,8 @@ class Host:
         """Every file that a deployment writes, but for the installed versions."""
         found = [self.unit_dir / unit for unit in self.units()]
         found += [self.command] if self.command.is_file() else []
-        own = {self.previous, self.previous_facts, self.pending}
-        return found + [
-            path
-            for path in self.config_dir.rglob("*")
-            if path.is_file() and path not in own and not path.name.startswith(".")
-        ]
+        own = ("previous.", "exchange.", ".")
+        return found + [path for path in self.config_dir.rglob("*") if path.is_file() and not path.name.startswith(own)]
 
     def version(self) -> str:
         """The version that ``current`` leads to, or ""."""
@@ -93,7 +90,7 @@ class Host:
 
 def write(path: Path, facts: dict[str, Any]) -> None:
     """Write facts into a file that appears whole or not at all."""
-    new = path.with_suffix(".new")
+    new = path.with_name(f"{path.name}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(facts, file)
     new.replace(path)
@@ -105,7 +102,7 @@ def begin(host: Host) -> dict[str, Any]:
     if host.pending.exists():
         return {"remembered": "earlier"}
     if host.version():
-        new = host.previous.with_suffix(".new")
+        new = host.config_dir / "previous.tar.new"
         facts = host.save(new)
         write(host.previous_facts, facts)
         new.replace(host.previous)
@@ -123,14 +120,15 @@ def restore(host: Host, *, exchange: bool) -> dict[str, Any]:
         host: the host.
         exchange: remember what is there now, so that it can be brought back in turn.
     """
+    if not exchange and not host.pending.exists():
+        sys.exit(f"{host.pending} is not there: no deployment has begun that could be undone; nothing was touched")
     facts = json.loads(host.previous_facts.read_text()) if host.previous.exists() else {"version": "", "units": {}}
     there = host.save(host.config_dir / "exchange.tar") if exchange else None
     for unit in host.units():
         if unit not in facts["units"]:
             host.control("disable", "--now", unit)
     for path in host.files():
-        if path != host.config_dir / "exchange.tar":
-            path.unlink()
+        path.unlink()
     if host.previous.exists():
         with tarfile.open(host.previous) as tar:
             tar.extraction_filter = lambda member, _: member  # owners and permissions as they were
