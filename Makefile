@@ -5,13 +5,14 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 PICKUP_ARGS ?=
 CHAOS_RUNS ?= 3
+SCENARIOS ?=
 
 PROTO := agent/runqy_agent/broker/asynq.proto
 # The generated code asks for a runtime at least as new as its compiler; this one matches the oldest in pyproject.toml.
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop chaos lint format lock docs bench proto clean
+.PHONY: help demo test interop chaos fleet molecule lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -38,11 +39,22 @@ chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, C
 	@tools/venv.sh $(VENV) dev,uvloop
 	CHAOS_RUNS=$(CHAOS_RUNS) $(VENV)/bin/python -m pytest tests/chaos -n 10 --maxschedchunk 1 $(PYTEST_ARGS)
 
-lint: ## check style and types
+fleet: ## play the playbooks on this machine, from a checkout and as a collection, with two versions of Ansible
+	@tools/need.sh git
+	@tools/venv.sh $(VENV) dev,uvloop
+	@tools/fleet.sh true
+	$(VENV)/bin/python -m pytest tests/fleet -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
+
+molecule: ## roll out, break and heal workers on systemd hosts in containers (SCENARIOS="..." for some, KEEP=1 leaves a failed one)
+	@tools/molecule.sh $(SCENARIOS)
+
+lint: ## check style and types, of Python and of Ansible
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	tools/fleet.sh yamllint --strict .
+	tools/fleet.sh ansible-lint --offline --profile production
 
 format: ## let ruff format the code
 	@tools/venv.sh $(VENV) dev,uvloop
@@ -68,5 +80,5 @@ proto: ## write asynq_pb2.py anew from asynq.proto
 	.venv-proto/bin/python -m grpc_tools.protoc -Iagent --python_out=agent --pyi_out=agent $(PROTO:agent/%=%)
 
 clean: ## remove what the other targets have made in this directory
-	rm -rf $(VENV) .venv-proto build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-proto .venv-fleet build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find agent tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -23,8 +23,14 @@ _SYSTEMCTL = """\
 #!/bin/sh
 cd "{directory}"
 echo "$*" >>calls
-case "$*" in *" restart "*|"restart "*) test ! -e refuse || {{ cat refuse >&2; exit 4; }}; test ! -e next || cp next state ;; esac
-case "$*" in *show*) cat state ;; esac
+case "$*" in
+*show*) cat state ;;
+*reset-failed*) ;;
+*restart*)
+    test ! -e refuse || {{ cat refuse >&2; exit 4; }}
+    test ! -e next || cp next state
+    ;;
+esac
 """
 _JOURNALCTL = """\
 #!/bin/sh

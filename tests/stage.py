@@ -203,6 +203,7 @@ class Stage:
             "RUNQY_QUEUES": queues,
             "RUNQY_DEPLOYMENT_DIR": str(self._deployments),
             "RUNQY_LOG_FORMAT": "text",
+            "RUNQY_STATUS_LISTEN": "",  # the default address can be had only once
         }
         config_file = settings.pop("config_file", None)
         environment |= settings.pop("environment", {})

@@ -144,9 +144,12 @@ def _starting(age: float, not_ready_after: float) -> Verdict:
 
 
 def _stale(redis: Mapping[str, Any], now: float, *, reachable: bool | None) -> Verdict:
-    last = "never" if redis["last_beat"] is None else f"{now - redis['last_beat']:.0f} s ago"
-    why = f" ({redis['error']})" if redis["error"] else ""
-    reason = f"its last heartbeat reached Redis {last}{why}"
+    last = redis["last_beat"]
+    reason = "no heartbeat of it has reached Redis"
+    if last is not None:
+        reason = f"its last heartbeat reached Redis {now - last:.0f} s ago"
+    if redis["error"]:
+        reason += f" ({redis['error']})"
     if reachable is False:
         where = redis["address"] or "Redis"
         reason += f"; {where} cannot be reached from this host, so a restart would not help"

@@ -77,21 +77,20 @@ async def _serve(config: Config, redactor: Redactor) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: redeploying is not part of this version"))
     await server.start()
     watchdog = asyncio.create_task(systemd.feed_watchdog(worker.hung), name="watchdog")
-    reports: set[asyncio.Task[None]] = set()
 
-    async def report() -> None:
-        status = await worker.describe()
+    def report() -> None:
+        status = worker.describe()
         systemd.tell(status["status"], in_words(status))
 
     def changed() -> None:
-        task = asyncio.create_task(report(), name="report to systemd")
-        reports.add(task)
-        task.add_done_callback(reports.discard)
+        loop.call_soon(report)  # whoever has changed something must not suffer from what goes wrong here
 
     worker.on_change = changed
+    report()
     try:
         await worker.serve()
     finally:
+        systemd.stopping()
         watchdog.cancel()
         await server.stop()
     log.info("stopped")

@@ -136,7 +136,7 @@ class Worker(HandlerTable):
         self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
         self._subscriber = self._clients.open_subscriber(address)
         self._presence = make_presence(self._broker, self._clock, self.identity)
-        self._heartbeat = Heartbeat(self._presence, self._state)
+        self._heartbeat = Heartbeat(self._presence, self._state, self._metrics.read)
         self._heartbeat.start()
         waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)
         for served in self._served:
@@ -292,25 +292,24 @@ class Worker(HandlerTable):
             self._heartbeat.nudge()
         self.on_change()
 
-    async def describe(self) -> Status:
+    def describe(self) -> Status:
         """What the worker tells about itself on its host; see ``reporting.status``."""
         where = {"redis": self._redis, "config": self.config.path}
-        state = await self._state()
-        return describe_worker(state, self.identity, self._heartbeat, now=self._clock.now(), **where)
+        return describe_worker(self._state(), self.identity, self._heartbeat, now=self._clock.now(), **where)
 
     def hung(self) -> list[str]:
         """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""
         loops = [self._heartbeat, self._processor, self._processor and self._loops.leases]
         return [loop.name for loop in loops if loop is not None and loop.hung]
 
-    async def _state(self) -> WorkerState:
+    def _state(self, metrics: str = "{}") -> WorkerState:
         return WorkerState(
             status=self.status,
             concurrency=self.config.worker.concurrency,
             queues={served.name: served.priority for served in self._served},
             strict_priority=self.config.worker.strict_priority,
             health={runner.name: runner.health for runner in self._runners()},
-            metrics=await self._metrics.read(),
+            metrics=metrics,
             running=self._processor.running if self._processor else (),
             outcomes=self._processor.counts if self._processor else {},
         )

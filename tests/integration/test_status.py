@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from runqy_agent._version import __version__
+from runqy_agent.config.settings import StatusSettings
 from stage import Agent, author_code, until
 
 if TYPE_CHECKING:
@@ -194,7 +197,8 @@ def test_metrics_are_in_the_format_of_prometheus(stage: Stage) -> None:
 
 def test_two_workers_that_nobody_told_where_to_listen_both_run(stage: Stage) -> None:
     stage.queue("inference")
-    first, second = stage.agent().wait_running(), stage.agent().wait_running()
+    default = StatusSettings().listen
+    first, second = (stage.agent(status_listen=default).wait_running() for _ in range(2))
     assert any("there is no status endpoint" in each.log() for each in (first, second))
 
 
@@ -206,3 +210,62 @@ def test_systemd_hears_when_the_worker_is_ready_and_when_it_stops(stage: Stage, 
     until(lambda: manager.listen().count("WATCHDOG=1") > 2, "the watchdog is fed")
     assert agent.terminate() == 0
     assert "STOPPING=1" in manager.listen()
+
+
+FREEZE = """
+import os, signal, time
+
+def freeze(*_):
+    open({frozen!r}, "w").close()
+    time.sleep({seconds})
+
+signal.signal(signal.SIGUSR2, freeze)
+"""
+
+
+def test_a_worker_whose_event_loop_is_blocked_does_not_feed_the_watchdog(
+    stage: Stage, manager: Manager, tmp_path: Path
+) -> None:
+    frozen, seconds = tmp_path / "frozen", 2.0
+    (tmp_path / "sitecustomize.py").write_text(FREEZE.format(frozen=str(frozen), seconds=seconds))
+    stage.queue("inference")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    agent = stage.agent(environment=manager.environment | {"PYTHONPATH": path})
+    until(lambda: manager.listen().count("WATCHDOG=1") > 2, "the watchdog is fed")
+    agent.process.send_signal(signal.SIGUSR2)
+    until(frozen.exists, "the event loop is blocked")
+    began, feeds = time.monotonic(), manager.listen().count("WATCHDOG=1")
+    until(lambda: manager.listen().count("WATCHDOG=1") > feeds, "it is fed again")
+    assert time.monotonic() - began > 0.8 * seconds
+    assert agent.terminate() == 0
+
+
+def test_the_endpoint_answers_while_the_worker_starts_and_is_gone_when_it_has_ended(
+    stage: Stage, manager: Manager, address: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    slow = f"while not os.path.exists({str(gate)!r}):\n        time.sleep(0.01)\n    "
+    code = author_code()
+    stage.queue("inference", code | {"main.py": code["main.py"].replace('print("loading"', f'{slow}print("loading"')})
+    agent = stage.agent(status_listen=address, environment=manager.environment)
+    until(lambda: Path(address).exists(), "the endpoint is there")
+    until(lambda: asked("status", "--address", address).get("processes"), "its process starts")
+    assert asked("health", "--address", address)["state"] == "starting"
+    assert "STATUS=bootstrapping" in manager.listen()
+    assert "READY=1" not in manager.listen()
+    gate.touch()
+    until(lambda: "READY=1" in manager.listen(), "it is ready")
+    assert agent.terminate() == 0
+    assert not Path(address).exists()
+
+
+def test_a_process_cannot_give_systemd_commands_by_what_it_prints(stage: Stage, manager: Manager) -> None:
+    code = author_code()
+    code["main.py"] = code["main.py"].replace("about to die", "about to die\\nMAINPID=1\\nWATCHDOG=trigger")
+    stage.queue("inference", code)
+    stage.agent(environment=manager.environment, recovery_max_restarts=0).wait_running()
+    stage.client.enqueue("inference.default", b'{"die": 3}')
+    until(lambda: any("degraded" in line for line in manager.listen()), "systemd is told")
+    assert "STATUS=running: inference degraded (the process exited with code 3)" in manager.heard
+    assert {line.partition("=")[0] for line in manager.heard} == {"STATUS", "READY", "WATCHDOG"}
+    assert "WATCHDOG=trigger" not in manager.heard

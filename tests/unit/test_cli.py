@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from runqy_agent._version import __version__
 from runqy_agent.cli import main
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runqy_agent.config import Config
 
 FILE = "server: {url: 'https://h', api_key: hush-hush}\nworker: {queue: inference, concurrency: 2}\n"
@@ -194,12 +193,20 @@ def test_an_unexpected_error_is_logged_with_its_traceback_and_ends_in_1(
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.parametrize(("arguments", "kept"), [(["demo"], False), (["demo", "--keep"], True)])
-def test_demo_needs_no_configuration(arguments: list[str], *, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["demo"], {"keep": False, "playbook": None}),
+        (["demo", "--keep", "--playbook", "deploy.yml"], {"keep": True, "playbook": Path("deploy.yml")}),
+    ],
+)
+def test_demo_needs_no_configuration(
+    arguments: list[str], expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
-    def run_demo(keep: bool) -> int:
-        seen.append(keep)
+    def run_demo(**options: object) -> int:
+        seen.append(options)
         return 7
 
     module = ModuleType("runqy_agent.demo.main")
@@ -207,7 +214,23 @@ def test_demo_needs_no_configuration(arguments: list[str], *, kept: bool, monkey
     monkeypatch.setitem(sys.modules, "runqy_agent.demo", ModuleType("runqy_agent.demo"))
     monkeypatch.setitem(sys.modules, "runqy_agent.demo.main", module)
     assert main(arguments) == 7
-    assert seen == [kept]
+    assert seen == [expected]
+
+
+def test_a_file_is_valid_for_root_who_knows_where_the_credentials_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "api_key").write_text("hush-hush\n")
+    path = tmp_path / "config.yml"
+    path.write_text(
+        "server: {url: 'https://h', api_key_file: '${CREDENTIALS_DIRECTORY}/api_key'}\nworker: {queue: inference}\n"
+    )
+    monkeypatch.setenv("RUNQY_CONFIG", str(path))
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert main(["validate"]) == 2
+    assert "CREDENTIALS_DIRECTORY is not set" in capsys.readouterr().err
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert main(["validate"]) == 0
 
 
 def test_the_module_runs_like_the_command() -> None:

@@ -84,7 +84,7 @@ def test_a_stale_worker_is_restarted_only_if_redis_can_be_reached_from_its_host(
 def test_a_worker_that_has_just_started_owes_no_heartbeat_yet() -> None:
     assert verdict(redis={"last_beat": None}, started_at=NOW - 29).state == "healthy"
     late = verdict(redis={"last_beat": None}, started_at=NOW - 31, reachable=True)
-    assert late == Verdict("stale", "its last heartbeat reached Redis never", restart=True)
+    assert late == Verdict("stale", "no heartbeat of it has reached Redis", restart=True)
 
 
 def test_a_worker_that_says_nothing_though_its_unit_is_active_is_unresponsive() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -12,11 +13,12 @@ from urllib.parse import quote
 import pytest
 
 from runqy_agent.config.settings import LogSettings
-from runqy_agent.reporting.logs import JsonFormatter, Redactor, TextFormatter, configure_logging
+from runqy_agent.reporting.logs import JournalFormatter, JsonFormatter, Redactor, TextFormatter, configure_logging
 from runqy_agent.reporting.metrics import _parse_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SECRET = 'p4ss"w\\ord\nwith all'
 
@@ -68,9 +70,9 @@ def test_values_too_short_to_be_told_from_words_are_left_alone(redactor: Redacto
     assert Redactor().redact("x") == "x"
 
 
-@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
+@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter, JournalFormatter])
 def test_no_secret_in_message_arguments_context_or_traceback(
-    formatter: type[TextFormatter | JsonFormatter], redactor: Redactor
+    formatter: Callable[[Redactor], logging.Formatter], redactor: Redactor
 ) -> None:
     for entry in (
         record("password is %s", SECRET),
@@ -102,6 +104,23 @@ def test_a_text_line_has_the_context_in_brackets(redactor: Redactor) -> None:
     line = TextFormatter(redactor).format(record("hello", queue="q", source="stderr"))
     assert line.endswith("WARNING hello [queue=q source=stderr]")
     assert TextFormatter(redactor).format(record("hello")).endswith("WARNING hello")
+
+
+@pytest.mark.parametrize(
+    ("level", "number"),
+    [(logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7), (25, 6)],
+)
+def test_a_line_for_the_journal_has_its_level_first_and_no_time(level: int, number: int, redactor: Redactor) -> None:
+    entry = record("hello", queue="q")
+    entry.levelno = level
+    assert JournalFormatter(redactor).format(entry) == f"<{number}>hello [queue=q]"
+
+
+def test_each_line_of_a_message_for_the_journal_has_its_level(redactor: Redactor) -> None:
+    assert JournalFormatter(redactor).format(record("a\n\nb <3>c")) == "<4>a\n<4>\n<4>b <3>c"
+    lines = JournalFormatter(redactor).format(failing_record()).splitlines()
+    assert lines[:2] == ["<4>it failed", "<4>Traceback (most recent call last):"]
+    assert all(line.startswith("<4>") for line in lines)
 
 
 @pytest.fixture
@@ -136,6 +155,30 @@ def test_the_form_of_the_log_follows_the_setting_and_auto_follows_the_terminal(
     assert line.startswith("{") == is_json
     assert "seen ***" in line
     assert len(root_logger.handlers) == 1
+
+
+@pytest.mark.usefixtures("root_logger")
+@pytest.mark.parametrize(
+    ("form", "variable", "begins"),
+    [
+        ("auto", "{device}:{inode}", "<6>seen"),
+        ("auto", "{device}:1{inode}", "{"),
+        ("auto", "", "{"),
+        ("journald", "", "<6>seen"),
+        ("text", "{device}:{inode}", "2"),
+        ("json", "{device}:{inode}", "{"),
+    ],
+)
+def test_auto_is_for_the_journal_only_where_the_stream_leads_there(
+    form: Any, variable: str, begins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    with path.open("w") as stream:
+        file = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", variable.format(device=file.st_dev, inode=file.st_ino))
+        configure_logging(LogSettings(format=form), Redactor(), stream)
+        logging.getLogger("x").info("seen")
+    assert path.read_text().startswith(begins)
 
 
 def test_a_card_is_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +13,13 @@ from runqy_agent.errors import DeploymentError
 from runqy_agent.process.command import split_command
 from runqy_agent.process.environment import process_environment, refused_names
 from runqy_agent.process.recovery import JITTER, Recovery
-from runqy_agent.process.runner import InFlight
+from runqy_agent.process.runner import BaseRunner, InFlight
 from set_clock import SetClock
 from task_kit import NOW, taken
+
+if TYPE_CHECKING:
+    from runqy_agent.broker.message import TakenTask
+    from runqy_agent.outcome import Outcome
 
 VENV = Path("/srv/env")
 AGENTS_OWN = {
@@ -23,6 +28,9 @@ AGENTS_OWN = {
     "RUNQY_REDIS_PASSWORD": "secret-password",
     "CREDENTIALS_DIRECTORY": "/run/credentials/runqy-agent",
     "NOTIFY_SOCKET": "/run/systemd/notify",
+    "WATCHDOG_USEC": "60000000",
+    "WATCHDOG_PID": "1",
+    "JOURNAL_STREAM": "8:1234",
     "GIT_ASKPASS": "/usr/bin/askpass",
     "AWS_SECRET_ACCESS_KEY": "secret-aws",
     "SSH_AUTH_SOCK": "/run/agent.sock",
@@ -218,3 +226,41 @@ def test_emptying_gives_the_tasks_oldest_first() -> None:
         flight.add(task)
     assert flight.take_all() == tasks
     assert flight.take_all() == []
+
+
+# Health.
+
+
+class Told:
+    """A sink that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+
+    def finished(self, task: TakenTask, outcome: Outcome) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def health_changed(self) -> None:
+        self.changes += 1
+
+
+def test_a_state_lasts_since_it_was_entered_however_often_its_reason_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crashing(BaseRunner):
+        became = BaseRunner._became
+
+    clock = SetClock(NOW)
+    monkeypatch.setattr("runqy_agent.process.runner.Clock", lambda: clock)
+    runner, told = Crashing("inference"), Told()
+    runner.attach(told)
+    runner.became("ready")
+    clock.advance(10)
+    runner.became("recovering", "it crashed")
+    entered = clock.now()
+    clock.advance(10)
+    runner.became("recovering", "it did not become ready")
+    assert (runner.health.since, runner.health.reason) == (entered, "it did not become ready")
+    clock.advance(10)
+    runner.became("ready")
+    assert runner.health.since == clock.now()
+    assert told.changes == 4

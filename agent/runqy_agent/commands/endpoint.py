@@ -73,7 +73,7 @@ class Endpoint:
             return None
         finally:
             connection.close()
-        return self._read(code, body)
+        return self._read(code, body) if code < HTTPStatus.INTERNAL_SERVER_ERROR else None
 
     def must_answer(self) -> Status:
         """``status``, and RunqyAgentError if there is none."""

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from runqy_agent.commands.endpoint import reachable
+from runqy_agent.commands.endpoint import ANSWER_SECONDS, reachable
 from runqy_agent.health import NOT_READY_AFTER, UnitState, Verdict, beat_overdue, judge
 
 if TYPE_CHECKING:
@@ -76,7 +76,19 @@ class Watcher:
         self._not_ready_after = not_ready_after
 
     def look(self) -> Look:
-        """Once. Raises RunqyAgentError if systemd was to be asked and cannot be."""
+        """Once, though one whose service is active is unresponsive only after some seconds without an answer.
+
+        Raises:
+            RunqyAgentError: systemd was to be asked and cannot be, or as ``Endpoint.status`` does.
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            look = self._glance()
+            if look.verdict.state != "unresponsive" or look.unit is None or time.monotonic() > deadline:
+                return look
+            time.sleep(min(LOOK_SECONDS, ANSWER_SECONDS))
+
+    def _glance(self) -> Look:
         unit = self._unit.state() if self._unit else None
         status = self._endpoint.status()
         now = time.time()
@@ -94,7 +106,7 @@ class Watcher:
         restarts = self._unit.state().restarts if self._unit else 0
         samples = 0
         while True:
-            look = self.look()
+            look = self._glance()
             if look.unit is not None:
                 restarts = min(restarts, look.unit.restarts)  # systemd counts anew after a restart by hand
             problem = wanted.problem(look.status)

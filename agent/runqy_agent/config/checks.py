@@ -149,7 +149,11 @@ class _Checks:
 
     def status(self) -> None:
         listen = self.config.status.listen
-        if listen and not listen.startswith(("/", "unix:")):
+        if listen.startswith(("/", "unix:")):
+            path = listen.removeprefix("unix:")
+            if not path or not path.isprintable():
+                self.problem("status.listen", f"found {listen!r}; after unix: stands the path of a socket")
+        elif listen:
             try:
                 parse_address(listen)
             except ValueError as error:

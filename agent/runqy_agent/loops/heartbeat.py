@@ -24,21 +24,27 @@ class Heartbeat(PeriodicLoop):
     name: ClassVar[str] = "heartbeat"
 
     def __init__(
-        self, presence: Presence, state: Callable[[], Awaitable[WorkerState]], interval: float = INTERVAL
+        self,
+        presence: Presence,
+        state: Callable[[str], WorkerState],
+        metrics: Callable[[], Awaitable[str]],
+        interval: float = INTERVAL,
     ) -> None:
         """Make one.
 
         Args:
             presence: where it is written.
-            state: gives what is told.
+            state: gives what is told, from the load of the host.
+            metrics: reads that, as JSON.
             interval: seconds between beats.
         """
         super().__init__(interval)
         self._presence = presence
         self._state = state
+        self._metrics = metrics
         self.last_beat: float | None = None
 
     async def round(self) -> None:
         """One beat. Call it directly to make a change of state known at once."""
-        await self._presence.beat(await self._state())
+        await self._presence.beat(self._state(await self._metrics()))
         self.last_beat = self._presence.clock.now()

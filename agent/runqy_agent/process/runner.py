@@ -100,9 +100,10 @@ class BaseRunner:
 
     def _became(self, state: str, reason: str = "") -> None:
         self.ready = state == "ready"
+        if state != self.health.state:  # each failed restart is another reason to recover, not another recovery
+            self.health.since = Clock().now()
         self.health.state = state
         self.health.reason = reason
-        self.health.since = Clock().now()
         self._sink.health_changed()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from runqy_agent.config import LogSettings
 
@@ -18,6 +19,8 @@ SHORTEST_SECRET = 4
 SHORTEST_LINE = 8
 """The same for single lines of a secret of several lines."""
 _CONTEXT = ("queue", "task", "source", "child")
+_SYSLOG_LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_SYSLOG_DEBUG = 7
 
 
 class Redactor:
@@ -47,8 +50,8 @@ def _forms(secret: str) -> set[str]:
 class TextFormatter(logging.Formatter):
     """One line: time, level, message, and the context in brackets."""
 
-    def __init__(self, redactor: Redactor) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+    def __init__(self, redactor: Redactor, form: str = "%(asctime)s %(levelname)-7s %(message)s") -> None:
+        super().__init__(form, "%Y-%m-%d %H:%M:%S")
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
@@ -56,6 +59,18 @@ class TextFormatter(logging.Formatter):
         context = " ".join(f"{name}={getattr(record, name)}" for name in _CONTEXT if hasattr(record, name))
         text = super().format(record)
         return self._redactor.redact(f"{text} [{context}]" if context else text)
+
+
+class JournalFormatter(TextFormatter):
+    """Text with the level before each line as ``<N>``, see ``sd-daemon(3)``. The journal knows the time itself."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__(redactor, "%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format and redact; each line of a message is an entry of its own there, and needs its own level."""
+        level = next((number for least, number in _SYSLOG_LEVELS if record.levelno >= least), _SYSLOG_DEBUG)
+        return "\n".join(f"<{level}>{line}" for line in super().format(record).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -82,18 +97,40 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+_FORMATTERS: dict[str, Callable[[Redactor], logging.Formatter]] = {
+    "text": TextFormatter,
+    "journald": JournalFormatter,
+    "json": JsonFormatter,
+}
+
+
+def _form(stream: TextIO) -> str:
+    if stream.isatty():
+        return "text"
+    return "journald" if _leads_to_the_journal(stream) else "json"
+
+
+def _leads_to_the_journal(stream: TextIO) -> bool:
+    """Whether it is what systemd has connected. The variable alone says little: it is inherited."""
+    try:
+        file = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # not a real file
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
+
+
 def configure_logging(settings: LogSettings, redactor: Redactor, stream: TextIO | None = None) -> None:
     """Send the log of the whole process to standard error.
 
     Args:
-        settings: level and format; ``auto`` is text on a terminal and JSON elsewhere.
+        settings: level and format; ``auto`` is text on a terminal, ``journald`` where the stream leads to the journal,
+            and JSON elsewhere.
         redactor: what must not appear.
         stream: instead of standard error.
     """
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
-    as_json = settings.format in {"json", "journald"} or (settings.format == "auto" and not target.isatty())
-    handler.setFormatter(JsonFormatter(redactor) if as_json else TextFormatter(redactor))
+    handler.setFormatter(_FORMATTERS[_form(target) if settings.format == "auto" else settings.format](redactor))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from runqy_agent._version import __version__
 
@@ -11,12 +11,60 @@ if TYPE_CHECKING:
     from runqy_agent.broker.presence import Health, Identity, WorkerState
     from runqy_agent.loops.heartbeat import Heartbeat
 
-Status = dict[str, Any]
-"""JSON without a secret: ``worker_id``, ``version``, ``pid``, ``host``, ``started_at`` and ``now`` (unix seconds),
-``status`` as in the heartbeat, ``healthy``, ``queues`` (name to priority), ``concurrency``, ``running``, ``tasks`` (how
-many ended how), ``processes`` (parent queue to ``state``, ``reason``, ``since``, ``commit``, ``consecutive_fails`` and
-``total_restarts``), ``redis`` (``address``, ``last_beat``, ``error``) and ``config``, the path of the configuration.
-"""
+
+class ProcessStatus(TypedDict):
+    """How the process of one parent queue is. ``since`` is when it came into this state, unix seconds."""
+
+    state: str
+    reason: str
+    since: float
+    commit: str
+    consecutive_fails: int
+    total_restarts: int
+
+
+class RedisStatus(TypedDict):
+    """How the worker reaches Redis.
+
+    Attributes:
+        address: without user and password; "" before it is known.
+        last_beat: when Redis took the last heartbeat, unix seconds.
+        error: what was wrong with the last attempt, "" for nothing.
+    """
+
+    address: str
+    last_beat: float | None
+    error: str
+
+
+class Status(TypedDict):
+    """The worker, as JSON without a secret. Times are unix seconds.
+
+    Attributes:
+        status: as in the heartbeat.
+        healthy: whether every parent queue can be served.
+        queues: sub-queue to priority.
+        running: how many tasks are running.
+        tasks: how many have ended how.
+        processes: by parent queue.
+        config: the path of the configuration; "" for none.
+    """
+
+    worker_id: str
+    version: str
+    pid: int
+    host: str
+    started_at: float
+    status: str
+    healthy: bool
+    queues: dict[str, int]
+    concurrency: int
+    running: int
+    tasks: dict[str, int]
+    processes: dict[str, ProcessStatus]
+    redis: RedisStatus
+    config: str
+    now: float
 
 
 def describe_worker(
@@ -55,15 +103,21 @@ def describe_worker(
     }
 
 
-def _process(health: Health) -> dict[str, Any]:
-    names = ("state", "reason", "since", "commit", "consecutive_fails", "total_restarts")
-    return {name: getattr(health, name) for name in names}
+def _process(health: Health) -> ProcessStatus:
+    return {
+        "state": health.state,
+        "reason": health.reason,
+        "since": health.since,
+        "commit": health.commit,
+        "consecutive_fails": health.consecutive_fails,
+        "total_restarts": health.total_restarts,
+    }
 
 
 def in_words(status: Status) -> str:
-    """The worker in one line, for ``systemctl status``."""
-    processes = [
-        f"{name} {process['state']}" + (f" ({process['reason']})" if process["reason"] else "")
-        for name, process in status["processes"].items()
-    ]
+    """The worker in one line, for ``systemctl status``. Of a reason the first line: the log has the rest."""
+    processes = []
+    for name, process in status["processes"].items():
+        reason = process["reason"].strip().partition("\n")[0]
+        processes.append(f"{name} {process['state']}" + (f" ({reason})" if reason else ""))
     return f"{status['status']}: {', '.join(processes)}" if processes else status["status"]

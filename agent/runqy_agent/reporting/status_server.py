@@ -17,7 +17,7 @@ from runqy_agent.health import judge
 from runqy_agent.reporting import prometheus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from runqy_agent.reporting.status import Status
 
@@ -25,14 +25,17 @@ log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0
 MAX_HEAD_BYTES = 8192
+MAX_CONNECTIONS = 32
+"""At once. Whoever opens more is cut off: the worker needs its file descriptors for itself."""
 SOCKET_MODE = 0o660
 _JSON = "application/json"
+_WORDS = 3  # of a request line
 
 
 class StatusServer:
     """Answers as long as the worker lives, from before its start to after its drain."""
 
-    def __init__(self, listen: str, status: Callable[[], Awaitable[Status]]) -> None:
+    def __init__(self, listen: str, status: Callable[[], Status]) -> None:
         """Make one; ``start`` opens it.
 
         Args:
@@ -43,6 +46,8 @@ class StatusServer:
         self._path = listen.removeprefix("unix:") if listen.startswith(("/", "unix:")) else ""
         self._status = status
         self._server: asyncio.Server | None = None
+        self._file: tuple[int, int] | None = None
+        self._connections = 0
 
     async def start(self) -> None:
         """Begin to answer.
@@ -69,6 +74,7 @@ class StatusServer:
 
     async def _start_unix(self) -> asyncio.Server:
         listener = _bind(Path(self._path))
+        self._file = _identity(Path(self._path))
         return await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_HEAD_BYTES)
 
     async def stop(self) -> None:
@@ -76,33 +82,42 @@ class StatusServer:
         if self._server is None:
             return
         self._server.close()
-        if self._path:
-            _remove(self._path)
+        if self._file is not None:
+            _remove(Path(self._path), self._file)
         self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request, one answer."""
+        self._connections += 1
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
-            writer.write(await self._answer(head))
-            await asyncio.wait_for(writer.drain(), REQUEST_SECONDS)
+            if self._connections <= MAX_CONNECTIONS:
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+                writer.write(self._answer(head))
+                await asyncio.wait_for(writer.drain(), REQUEST_SECONDS)
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, OSError):
             pass  # whoever that was, it was not a request
         finally:
+            self._connections -= 1
             writer.close()
 
-    async def _answer(self, head: bytes) -> bytes:
-        method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
+    def _answer(self, head: bytes) -> bytes:
+        words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        if len(words) != _WORDS or not words[2].startswith("HTTP/1."):
+            return _response(HTTPStatus.BAD_REQUEST, _JSON, b'{"error": "this speaks HTTP/1.1"}')
+        method, path = words[0], words[1].partition("?")[0]
         if method not in {"GET", "HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, _JSON, b'{"error": "only GET and HEAD"}')
-        code, kind, body = await self._page(path)
+        try:
+            code, kind, body = self._page(path)
+        except Exception:
+            log.exception("the status cannot be told")
+            code, kind, body = HTTPStatus.INTERNAL_SERVER_ERROR, _JSON, b'{"error": "see the log of the worker"}'
         return _response(code, kind, body, head_only=method == "HEAD")
 
-    async def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+    def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         if path not in {"/status", "/health", "/metrics"}:
             return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "there are /status, /health and /metrics"}'
-        status = await self._status()
+        status = self._status()
         if path == "/metrics":
             return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.metrics(status)
         if path == "/status":
@@ -115,7 +130,9 @@ class StatusServer:
 
 def _response(code: HTTPStatus, kind: str, body: bytes, *, head_only: bool = False) -> bytes:
     head = f"HTTP/1.1 {code.value} {code.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n".encode() + (b"" if head_only else body)
+    if code is HTTPStatus.METHOD_NOT_ALLOWED:
+        head += "Allow: GET, HEAD\r\n"
+    return f"{head}Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode() + (b"" if head_only else body)
 
 
 def _bind(path: Path) -> socket.socket:
@@ -133,8 +150,17 @@ def _bind(path: Path) -> socket.socket:
     return listener
 
 
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)
+def _remove(path: Path, file: tuple[int, int]) -> None:
+    if _identity(path) == file:  # not the socket of somebody who came after us
+        path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        file = path.lstat()
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino
 
 
 def _somebody_answers(path: Path) -> bool:
@@ -142,6 +168,8 @@ def _somebody_answers(path: Path) -> bool:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:
+            pass  # one that hangs, or that is not for us, is there too
         return True

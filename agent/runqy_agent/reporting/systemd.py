@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SEND_SECONDS = 0.5
+"""How long to wait for a manager that is behind with reading: longer than it ever is, shorter than anybody notices."""
+MAX_WORDS = 300
+
 
 class Systemd:
     """The service manager, if there is one."""
@@ -23,6 +27,7 @@ class Systemd:
         address = environ.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._ready = False
+        self._stopping = False
         self._words = ""
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
@@ -33,19 +38,20 @@ class Systemd:
 
         Args:
             status: as in the heartbeat.
-            words: the same in a line for people.
+            words: the same for people; shown in one line.
         """
+        # What a process printed may be among the words. A line of it would be a command to systemd.
+        words = " ".join(words.split())[:MAX_WORDS]
+        ready = self._ready or status == "running"
         lines = [] if words == self._words else [f"STATUS={words}"]
-        self._words = words
-        if status == "running" and not self._ready:
-            self._ready = True
-            lines.append("READY=1")
-        if lines:
-            self._send(*lines)
+        lines += ["READY=1"] if ready and not self._ready else []
+        if lines and self._send(*lines):  # else it is tried again with the next change
+            self._ready, self._words = ready, words
 
     def stopping(self) -> None:
-        """The worker has been told to stop."""
-        self._send("STOPPING=1")
+        """The worker has been told to stop, or ends by itself."""
+        if not self._stopping:
+            self._stopping = self._send("STOPPING=1")
 
     async def feed_watchdog(self, hung: Callable[[], list[str]]) -> None:
         """Feed it twice as often as it asks, as long as nothing hangs. That this runs shows that the event loop turns.
@@ -60,12 +66,15 @@ class Systemd:
                 self._send("WATCHDOG=1")
             await asyncio.sleep(self.watchdog_seconds / 2)
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> bool:
+        """Send one message. Returns whether it has arrived."""
         if not self._address:
-            return
+            return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-            connection.settimeout(0)
+            connection.settimeout(SEND_SECONDS)
             try:
-                connection.sendto("\n".join(lines).encode(), self._address)
+                connection.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
             except OSError as error:
-                log.debug("systemd does not listen: %s", error)
+                log.warning("systemd does not listen at NOTIFY_SOCKET: %s", error.strerror or error)
+                return False
+        return True

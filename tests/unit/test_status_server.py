@@ -1,0 +1,321 @@
+"""The status endpoint: what it answers, and whom it does not let hurt the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runqy_agent.errors import ConfigError
+from runqy_agent.reporting import status_server
+from runqy_agent.reporting.status import in_words
+from runqy_agent.reporting.status_server import StatusServer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from runqy_agent.reporting.status import ProcessStatus, Status
+
+NOW = 1_800_000_000.0
+PATIENCE = 30.0
+
+
+def process(state: str = "ready", reason: str = "") -> ProcessStatus:
+    return {
+        "state": state,
+        "reason": reason,
+        "since": NOW - 60,
+        "commit": "c" * 40,
+        "consecutive_fails": 0,
+        "total_restarts": 2,
+    }
+
+
+def status(**changes: Any) -> Status:
+    made: Any = {
+        "worker_id": "host:1:uuid",
+        "version": "0.1.0",
+        "pid": 1,
+        "host": "host",
+        "started_at": NOW - 100,
+        "status": "running",
+        "healthy": True,
+        "queues": {"inference.high": 9},
+        "concurrency": 4,
+        "running": 2,
+        "tasks": {"succeeded": 5, "failed": 1, "put_back": 0, "lost": 0},
+        "processes": {"inference": process()},
+        "redis": {"address": "redis:6379", "last_beat": NOW - 1, "error": ""},
+        "config": "",
+        "now": NOW,
+    }
+    made.update(changes)
+    found: Status = made
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "status.sock"
+
+
+async def ask(path: Path, request: str | bytes) -> tuple[str, str]:
+    """Head and body of the answer, both "" if there is none."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(request if isinstance(request, bytes) else f"{request}\r\nHost: x\r\n\r\n".encode())
+    try:
+        head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).decode().partition("\r\n\r\n")
+    except ConnectionResetError:
+        head = body = ""
+    writer.close()
+    return head, body
+
+
+def serving(
+    path: Path, client: Callable[[], Awaitable[None]], tell: Callable[[], Status] = status, listen: str = ""
+) -> None:
+    async def run() -> None:
+        server = StatusServer(listen or str(path), tell)
+        await server.start()
+        try:
+            await client()
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("request_line", "code"),
+    [
+        ("GET /status HTTP/1.1", "200 OK"),
+        ("GET /status?pretty=1 HTTP/1.0", "200 OK"),
+        ("GET /health HTTP/1.1", "200 OK"),
+        ("GET /metrics HTTP/1.1", "200 OK"),
+        ("GET / HTTP/1.1", "404 Not Found"),
+        ("GET /status/ HTTP/1.1", "404 Not Found"),
+        ("POST /status HTTP/1.1", "405 Method Not Allowed"),
+        ("DELETE /nowhere HTTP/1.1", "405 Method Not Allowed"),
+        ("GET /status", "400 Bad Request"),
+        ("PRI * HTTP/2.0", "400 Bad Request"),
+        ("nonsense", "400 Bad Request"),
+    ],
+)
+def test_every_request_gets_the_answer_that_it_deserves(path: Path, request_line: str, code: str) -> None:
+    async def client() -> None:
+        head, body = await ask(path, request_line)
+        assert head.startswith(f"HTTP/1.1 {code}\r\n")
+        assert f"Content-Length: {len(body)}" in head
+        assert ("Allow: GET, HEAD" in head) == code.startswith("405")
+
+    serving(path, client)
+
+
+def test_the_status_is_told_as_it_is(path: Path) -> None:
+    async def client() -> None:
+        head, body = await ask(path, "GET /status HTTP/1.1")
+        assert "Content-Type: application/json" in head
+        assert json.loads(body) == status()
+
+    serving(path, client)
+
+
+@pytest.mark.parametrize("page", ["/status", "/health", "/metrics", "/nowhere"])
+def test_head_gets_the_head_of_the_answer_to_get(path: Path, page: str) -> None:
+    async def client() -> None:
+        got, body = await ask(path, f"GET {page} HTTP/1.1")
+        assert body
+        assert await ask(path, f"HEAD {page} HTTP/1.1") == (got, "")
+
+    serving(path, client)
+
+
+def test_health_is_503_with_the_reason_where_a_process_is_given_up(path: Path) -> None:
+    async def client() -> None:
+        head, body = await ask(path, "GET /health HTTP/1.1")
+        assert head.startswith("HTTP/1.1 503 ")
+        verdict = json.loads(body)
+        assert (verdict["state"], verdict["restart"]) == ("degraded", True)
+        assert "exit code 3" in verdict["reason"]
+
+    serving(path, client, lambda: status(processes={"inference": process("degraded", "exit code 3")}))
+
+
+def test_the_metrics_say_the_same_and_leave_no_trace_in_the_library(path: Path) -> None:
+    async def client() -> None:
+        for _ in range(2):
+            _, body = await ask(path, "GET /metrics HTTP/1.1")
+            assert 'runqy_agent_tasks_total{outcome="failed"} 1.0' in body
+            assert "runqy_agent_tasks_running 2.0" in body
+            assert 'runqy_agent_process_restarts_total{queue="inference"} 2.0' in body
+            assert "runqy_agent_last_beat_seconds 1.799999999e+09" in body
+            assert "python_info" not in body
+
+    serving(path, client)
+
+
+def test_before_the_first_heartbeat_there_is_no_time_of_one(path: Path) -> None:
+    async def client() -> None:
+        _, body = await ask(path, "GET /metrics HTTP/1.1")
+        assert "last_beat" not in body
+        head, _ = await ask(path, "GET /health HTTP/1.1")
+        assert head.startswith("HTTP/1.1 503 ")
+
+    starting = status(status="bootstrapping", processes={}, redis={"address": "", "last_beat": None, "error": ""})
+    serving(path, client, lambda: starting)
+
+
+def test_a_mistake_in_telling_is_an_answer_and_a_line_in_the_log(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Status:
+        raise ZeroDivisionError
+
+    async def client() -> None:
+        head, _ = await ask(path, "GET /status HTTP/1.1")
+        assert head.startswith("HTTP/1.1 500 ")
+
+    serving(path, client, fail)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_request_that_does_not_end_is_cut_off_by_its_size(path: Path) -> None:
+    async def client() -> None:
+        assert await ask(path, b"GET /status HTTP/1.1\r\n" + b"X: y\r\n" * 100_000) == ("", "")
+        head, _ = await ask(path, "GET /status HTTP/1.1")
+        assert head.startswith("HTTP/1.1 200 ")
+
+    serving(path, client)
+
+
+def test_a_request_that_does_not_end_is_cut_off_by_the_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_server, "REQUEST_SECONDS", 0.05)
+
+    async def client() -> None:
+        assert await ask(path, b"GET /status HTTP/1.1\r\n") == ("", "")
+
+    serving(path, client)
+
+
+def test_more_clients_than_it_serves_at_once_are_cut_off_and_the_next_is_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_server, "MAX_CONNECTIONS", 2)
+
+    async def client() -> None:
+        idle = [await asyncio.open_unix_connection(path) for _ in range(2)]
+        assert await ask(path, "GET /status HTTP/1.1") == ("", "")
+        for _, writer in idle:
+            writer.close()
+        deadline = time.monotonic() + PATIENCE
+        while not (await ask(path, "GET /status HTTP/1.1"))[0]:
+            assert time.monotonic() < deadline
+
+    serving(path, client)
+
+
+def test_the_socket_is_for_owner_and_group_and_gone_at_the_end(path: Path) -> None:
+    async def client() -> None:
+        assert stat.S_IMODE((await asyncio.to_thread(path.stat)).st_mode) == 0o660
+
+    serving(path, client, listen=f"unix:{path}")
+    assert not path.exists()
+
+
+def test_the_socket_of_somebody_who_came_later_stays(path: Path) -> None:
+    async def client() -> None:
+        await asyncio.to_thread(path.unlink)
+        await asyncio.to_thread(path.touch)
+
+    serving(path, client)
+    assert path.exists()
+
+
+def test_a_stale_socket_is_replaced(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    async def client() -> None:
+        assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
+
+    serving(path, client)
+
+
+def refused(listen: str) -> str:
+    with pytest.raises(ConfigError, match=r"status\.listen: cannot listen on .*; set another address") as refusal:
+        asyncio.run(StatusServer(listen, status).start())
+    return str(refusal.value)
+
+
+def test_a_socket_that_somebody_serves_is_not_taken_even_if_he_does_not_answer(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(str(path))
+        living.listen(0)
+        clients = []
+        while True:  # until connecting would have to wait, as with a worker that hangs
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].settimeout(0)
+            try:
+                clients[-1].connect(str(path))
+            except BlockingIOError:
+                break
+        assert "in use" in refused(str(path))
+        for client in clients:
+            client.close()
+    assert path.is_socket()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
+    path.write_text("precious")
+    assert "in use" in refused(str(path))
+    assert path.read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_or_not_to_be_made_is_refused(tmp_path: Path) -> None:
+    assert "too long" in refused(f"{tmp_path}/{'x' * 200}")
+    (tmp_path / "file").touch()
+    assert refused(f"{tmp_path}/file/status.sock")
+
+
+def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert address in refused(address)
+
+
+@pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])  # noqa: S104
+def test_only_an_address_that_others_reach_warns(host: str, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    async def client() -> None:
+        pass
+
+    caplog.set_level(logging.WARNING)
+    serving(Path(), client, listen=f"{host}:{port}")
+    assert ("everybody who reaches" in caplog.text) == warns
+
+
+def test_without_an_address_there_is_no_endpoint() -> None:
+    async def run() -> None:
+        server = StatusServer("", status)
+        await server.start()
+        await server.stop()
+
+    asyncio.run(run())
+
+
+def test_in_words_it_is_one_line_with_the_first_line_of_each_reason() -> None:
+    assert in_words(status()) == "running: inference ready"
+    images = process("recovering", "the process exited with code 1\nTraceback\nMAINPID=1")
+    both = status(processes={"inference": process(), "images": images})
+    assert in_words(both) == "running: inference ready, images recovering (the process exited with code 1)"
+    assert in_words(status(status="bootstrapping", processes={})) == "bootstrapping"
