@@ -143,7 +143,7 @@ class Systemd:
             "MainPID": state.pid,
             "NRestarts": state.restarts,
             "LoadState": load,
-            "Job": 17 if state.queued else 0,
+            "Job": 17 if state.queued else "",
         }
         text = "".join(f"{name}={value}\n" for name, value in fields.items())
         new = self._directory / "new"
