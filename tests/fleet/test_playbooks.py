@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from runqy_agent import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -108,6 +111,39 @@ def test_a_deployment_is_checked_made_and_then_left_alone(controller: Controller
     assert controller.files() == files
     assert KEY not in before + made
     assert KEY.encode() not in b"".join(text for name, text in files.items() if "credentials" not in name)
+
+
+def wheels_of(controller: Controller, cache: Path) -> list[Path]:
+    """What a deployment from the checkout sends to this machine."""
+    controller.play("deploy", "--check")
+    (archive,) = cache.glob("*/*.tar")
+    shutil.unpack_archive(archive, controller.directory / "wheels")
+    return sorted((controller.directory / "wheels").iterdir())
+
+
+def package_index(wheels: list[Path], directory: Path) -> str:
+    """A package index in files. Returns its address."""
+    for wheel in wheels:
+        project = directory / wheel.name.partition("-")[0].replace("_", "-").lower()
+        project.mkdir(parents=True, exist_ok=True)
+        link = f'<a href="{wheel.as_uri()}">{wheel.name}</a>'
+        with (project / "index.html").open("a") as page:
+            page.write(link)
+    return directory.as_uri()
+
+
+def test_a_version_comes_from_a_package_index_or_from_a_wheel_as_well(controller: Controller, tmp_path: Path) -> None:
+    cache = tmp_path / "build"
+    controller.variables["runqy_agent_build_dir"] = str(cache)
+    wheels = wheels_of(controller, cache)
+    index = package_index(wheels, tmp_path / "simple")
+    source = {"runqy_agent_version": __version__, "runqy_agent_index_url": index}
+    from_index = controller.play("deploy", runqy_agent_install_source="index", **source)
+    assert re.search(rf"here +- +{re.escape(__version__)} +installed", from_index)
+    (wheel,) = (each for each in wheels if each.name.startswith("runqy_agent-"))
+    from_wheel = controller.play("deploy", runqy_agent_install_source="wheel", runqy_agent_wheel=str(wheel), **source)
+    assert re.search(rf"here +{re.escape(__version__)} +{re.escape(__version__)}\+\w+ +upgraded", from_wheel)
+    assert index not in from_index + from_wheel
 
 
 def test_a_changed_setting_is_told_in_check_mode_made_and_undone_by_rollback(controller: Controller) -> None:
