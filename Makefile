@@ -42,8 +42,8 @@ chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, C
 fleet: ## play the playbooks on this machine, from a checkout and as a collection, with two versions of Ansible
 	@tools/need.sh git
 	@tools/venv.sh $(VENV) dev,uvloop
-	@tools/fleet.sh true
 	$(VENV)/bin/python -m pytest tests/fleet -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
+	tools/oldest_ansible.sh $(VENV)/bin/python -m pytest tests/fleet/test_playbooks.py -k "left_alone or collection" $(PYTEST_ARGS)
 
 molecule: ## roll out, break and heal workers on systemd hosts in containers (SCENARIOS="..." for some, KEEP=1 leaves a failed one)
 	@tools/molecule.sh $(SCENARIOS)
@@ -80,5 +80,5 @@ proto: ## write asynq_pb2.py anew from asynq.proto
 	.venv-proto/bin/python -m grpc_tools.protoc -Iagent --python_out=agent --pyi_out=agent $(PROTO:agent/%=%)
 
 clean: ## remove what the other targets have made in this directory
-	rm -rf $(VENV) .venv-proto .venv-fleet build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-proto .venv-fleet .venv-fleet-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find agent tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

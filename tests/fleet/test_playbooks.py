@@ -16,7 +16,7 @@ import pytest
 from runqy_agent import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
+BIN = Path(os.environ.get("ANSIBLE_BIN") or Path(sys.executable).parent)
 KEY = "SECRET-key-of-the-test-5c1f"
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 
@@ -159,6 +159,18 @@ def test_a_changed_setting_is_told_in_check_mode_made_and_undone_by_rollback(con
     assert "concurrency: 1" in config.read_text()
     controller.play("rollback")
     assert "concurrency: 7" in config.read_text()
+
+
+def test_the_steps_can_be_made_one_by_one(controller: Controller) -> None:
+    controller.play("deploy", "--tags", "install")
+    assert [path.name[:6] for path in (controller.prefix / "versions").iterdir()] == ["0.1.0+"]
+    assert not (controller.prefix / "current").exists()
+    controller.play("deploy", "--tags", "configure")
+    assert (controller.prefix / "etc/config.yml").exists()
+    assert not (controller.prefix / "current").exists()
+    controller.play("deploy", "--tags", "service")
+    assert (controller.prefix / "current/bin/runqy-agent").exists()
+    assert changed(controller.play("deploy")) == 0
 
 
 def test_what_the_agent_refuses_leaves_the_host_as_it_was(controller: Controller) -> None:

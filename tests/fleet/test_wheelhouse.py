@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = ROOT / "roles/runqy_agent/files"
+from host_programs import FILES, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 LOCK = FILES / "requirements.lock"
-
-
-def load(name: str) -> Any:
-    """A program that is sent to hosts, as a module."""
-    spec = importlib.util.spec_from_file_location(name, FILES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 wheelhouse = load("build_wheelhouse")
 
 
