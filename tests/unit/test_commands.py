@@ -294,6 +294,15 @@ def test_another_worker_than_the_wanted_one_or_too_few_looks_are_not_enough(
     assert found.json["reason"].startswith(reason)
 
 
+def test_health_does_not_wait_for_a_new_worker_that_is_degraded_already(
+    worker: Worker, ask: Callable[..., Answer]
+) -> None:
+    worker.says(**DEGRADED)
+    found = ask("health", "--json", "--wait", "1h", "--other-than", "host:7:older")
+    assert (found.code, found.json["state"]) == (1, "degraded")
+    assert found.json["reason"].endswith("a new worker that is degraded does not get better")
+
+
 def test_health_does_not_wait_for_a_unit_that_has_failed(systemd: Systemd, ask: Callable[..., Answer]) -> None:
     systemd.knows(FAILED)
     found = ask("health", "--json", "--unit", "u", "--wait", "1h")

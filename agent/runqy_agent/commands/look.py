@@ -114,7 +114,11 @@ class Watcher:
             samples = samples + 1 if healthy else 0
             if samples >= wanted.samples:
                 return look, samples
-            if end := self._end(look, restarts, samples, over=time.monotonic() > deadline):
+            if wanted.other_than and not problem and look.verdict.state == "degraded":
+                end = "a new worker that is degraded does not get better"
+            else:
+                end = self._end(look, restarts, samples, over=time.monotonic() > deadline)
+            if end:
                 why = problem or look.verdict.reason
                 state = "not_ready" if problem or healthy else look.verdict.state
                 return Look(Verdict(state, f"{why}; {end}"), look.status, look.unit), samples
