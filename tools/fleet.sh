@@ -11,6 +11,10 @@ stamp=$venv/.installed
 
 if ! cat "$requirements" "$collections" | cmp -s - "$stamp"; then
     python=$("$root/tools/python.sh")
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then # what Ansible wants of its controller
+        "$root/tools/apt.sh" python3.11 python3.11-venv
+        python=$("$root/tools/python.sh")
+    fi
     if ! "$python" -c 'import ensurepip' 2>/dev/null; then
         "$root/tools/apt.sh" "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
     fi
@@ -18,7 +22,7 @@ if ! cat "$requirements" "$collections" | cmp -s - "$stamp"; then
     "$python" -m venv --clear "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --requirement "$requirements"
     # Galaxy is not asked: the package from the index holds the collections.
-    download=$(mktemp -d)
+    download=$venv/download
     package=$(grep '^ansible==' "$collections")
     "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$download" "$package"
     grep -v -e '^#' -e '==' "$collections" | while read -r name; do
@@ -32,7 +36,7 @@ with zipfile.ZipFile(glob.glob(f"{download}/ansible-*.whl")[0]) as wheel:
     wheel.extractall(target, members)
 PYTHON
     done
-    rm -rf "$download"
+    rm -r "$download"
     cat "$requirements" "$collections" >"$stamp"
 fi
 
@@ -40,4 +44,7 @@ export PATH=$venv/bin:$PATH
 export ANSIBLE_HOME=$venv/ansible
 export ANSIBLE_COLLECTIONS_PATH=$venv/collections
 export ANSIBLE_CONFIG=$root/ansible.cfg
+if [ "$(stat -fc %T /sys/fs/cgroup 2>/dev/null)" != cgroup2fs ]; then
+    export CONTAINERS_CONF=$root/tools/podman.conf
+fi
 exec "$@"

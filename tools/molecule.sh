@@ -5,33 +5,75 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-[ $# -gt 0 ] || set -- $(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done)
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "SKIPPED molecule: the test hosts need root, on Debian or Ubuntu"
     exit 0
 fi
-tools/need.sh git podman mmdebstrap ssh-keygen=openssh-client runc iptables
-for package in netavark aardvark-dns; do
-    [ -e "/usr/lib/podman/$package" ] || command -v "$package" >/dev/null || tools/apt.sh netavark aardvark-dns
-done
-if [ "$(stat -fc %T /sys/fs/cgroup)" != cgroup2fs ]; then
-    export CONTAINERS_CONF=$root/tools/podman.conf
-fi
-export NO_COLOR=1 ANSIBLE_NOCOLOR=1
-tools/fleet.sh true
-
-failed=
+[ $# -gt 0 ] || set -- $(for file in molecule/*/molecule.yml; do basename "$(dirname "$file")"; done)
 for scenario in "$@"; do
-    began=$(date +%s)
-    echo "=== molecule: $scenario"
-    destroy=$([ "${KEEP:-}" ] && echo never || echo always)
-    if tools/fleet.sh molecule test --scenario-name "$scenario" --destroy "$destroy"; then
-        echo "=== molecule: $scenario passed in $(($(date +%s) - began)) s"
-    else
-        echo "=== molecule: $scenario FAILED after $(($(date +%s) - began)) s"
-        failed="$failed $scenario"
-        break
+    if [ ! -f "molecule/$scenario/molecule.yml" ]; then
+        echo "there is no scenario $scenario in molecule/" >&2
+        exit 1
     fi
 done
-[ -z "$failed" ] || exit 1
+
+tools/need.sh git podman mmdebstrap ssh-keygen=openssh-client runc iptables flock=util-linux
+for program in netavark aardvark-dns; do
+    [ -e "/usr/lib/podman/$program" ] || [ -e "/usr/libexec/podman/$program" ] || tools/apt.sh netavark aardvark-dns
+done
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || tools/apt.sh debian-archive-keyring
+tools/fleet.sh true
+
+# Connections that ssh keeps open are this run's own. A socket's path must be short.
+sockets=$(mktemp -d /tmp/runqy-ssh.XXXXXX)
+export ANSIBLE_SSH_CONTROL_PATH_DIR=$sockets
+export NO_COLOR=1 ANSIBLE_NOCOLOR=1
+scenario=
+end() {
+    if [ "$scenario" ] && [ ! "${KEEP:-}" ]; then
+        destroy || true # interrupted
+    fi
+    rm -rf "$sockets"
+}
+trap end EXIT
+trap 'exit 1' HUP INT TERM
+
+destroy() {
+    tools/fleet.sh molecule destroy --scenario-name "$scenario"
+}
+
+# Told never to destroy, molecule does not remove what an earlier run has left either.
+run() {
+    if [ "${KEEP:-}" ]; then
+        destroy && tools/fleet.sh molecule test --scenario-name "$scenario" --destroy never && destroy
+    else
+        tools/fleet.sh molecule test --scenario-name "$scenario" --destroy always
+    fi
+}
+
+mkdir -p build
+for each in "$@"; do
+    # A scenario runs once at a time in a checkout; the hosts of other checkouts have other names.
+    exec 9>"build/molecule-$each.lock"
+    if ! flock --nonblock 9; then
+        echo "another run of $each goes on here, waiting for its end"
+        flock 9
+    fi
+    scenario=$each
+    began=$(date +%s)
+    echo "=== molecule: $scenario"
+    # Hosts that are kept must not keep the lock: they do not get it.
+    if run 9>&-; then
+        echo "=== molecule: $scenario passed in $(($(date +%s) - began)) s"
+        scenario=
+        continue
+    fi
+    echo "=== molecule: $scenario FAILED after $(($(date +%s) - began)) s"
+    if [ "${KEEP:-}" ]; then
+        echo "Its hosts are kept, see podman ps. To remove them: tools/fleet.sh molecule destroy --scenario-name $scenario"
+    else
+        scenario= # its hosts are gone already
+    fi
+    exit 1
+done

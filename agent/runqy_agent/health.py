@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 STALE_AFTER = 30.0
 """Seconds after the last heartbeat that Redis took: by then the worker has left the lists of those who look there."""
+CRASH_LOOP = 3
+"""Restarts by systemd after which a service that is starting once more counts as crashed."""
 NOT_READY_AFTER = 120.0
 """Seconds that a worker may take to become ready, unless somebody says otherwise."""
 
@@ -81,6 +83,10 @@ def judge(
             return Verdict("starting", "it has failed and is started again") if unit.queued else _failed(unit)
         if unit.active in {"inactive", "deactivating"}:
             return Verdict("stopped", "the service is stopped")
+        if unit.active == "activating" and unit.restarts >= CRASH_LOOP:
+            # systemd goes on trying, and gives up in the end: a restart from outside would only give it more tries.
+            often = f"systemd has restarted it {unit.restarts} times"
+            return Verdict("crashed", f"it does not come up; {often}, it last ended with {unit.exit_status}")
         if status is None:
             return _silent(unit)
     if status is None:

@@ -98,7 +98,7 @@ def test_a_worker_that_says_nothing_though_its_unit_is_active_is_unresponsive() 
     [
         (UnitState("activating", "start"), "the service is activating (start)"),
         (
-            UnitState("activating", "auto-restart", result="exit-code", exit_status=3),
+            UnitState("activating", "auto-restart", result="exit-code", exit_status=3, restarts=2),
             "the service is activating (auto-restart), after it ended with 3",
         ),
         (UnitState("failed", "failed", queued=True), "it has failed and is started again"),
@@ -141,3 +141,13 @@ def test_one_that_somebody_has_stopped_stays_stopped(active: str) -> None:
     assert verdict(UnitState(active)) == expected
     assert verdict(status="stopped").state == "stopped"
     assert not expected.well
+
+
+@pytest.mark.parametrize("status", [None, {"status": "bootstrapping"}])
+def test_a_service_that_systemd_restarts_again_and_again_has_crashed_and_gets_no_more_tries_from_us(
+    status: dict[str, Any] | None,
+) -> None:
+    unit = UnitState("activating", "auto-restart", exit_status=5, restarts=3)
+    verdict = judge(status, now=NOW, unit=unit)
+    assert (verdict.state, verdict.restart) == ("crashed", False)
+    assert verdict.reason == "it does not come up; systemd has restarted it 3 times, it last ended with 5"
