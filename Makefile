@@ -40,7 +40,7 @@ chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, C
 	CHAOS_RUNS=$(CHAOS_RUNS) $(VENV)/bin/python -m pytest tests/chaos -n 10 --maxschedchunk 1 $(PYTEST_ARGS)
 
 fleet: ## play the playbooks on this machine, from a checkout and as a collection, with two versions of Ansible
-	@tools/need.sh git
+	@tools/need.sh git openssl
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python -m pytest tests/fleet -n 2 --maxschedchunk 1 $(PYTEST_ARGS)
 	tools/oldest_ansible.sh $(VENV)/bin/python -m pytest tests/fleet/test_playbooks.py -k "left_alone or collection" $(PYTEST_ARGS)
