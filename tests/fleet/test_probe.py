@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from host_programs import load
+from host_programs import FILES, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,3 +127,16 @@ def test_a_host_is_described_without_being_changed(tmp_path: Path, capsys: pytes
     assert str(tmp_path / "etc/credentials/runqy-agent") in found["directories"]
     assert found["server"] is None
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_host_without_python_says_so_though_nobody_reads_the_program() -> None:
+    """The module writes the program whenever it comes to it: also after the shell has looked."""
+    script = (FILES / "find_python.sh").read_text()
+    command = ["/bin/sh", "-c", script, "find_python", "/nowhere/python"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as look:
+        assert look.stdin is not None
+        with pytest.raises(subprocess.TimeoutExpired):
+            look.wait(0.3)  # it goes on reading
+        answer, _ = look.communicate(b"print('never')\n")
+    assert json.loads(answer) == {"python": None, "found": ""}
+    assert look.returncode == 0
