@@ -115,9 +115,9 @@ def test_validate_says_what_is_valid_without_a_secret(
 
 
 def test_validate_shows_warnings(file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", "-c", file, "--set", "worker.processes=2"]) == 0
-    expected = "runqy-agent: warning: command line: worker.processes: has no effect in this version\n"
-    assert capsys.readouterr().err == expected
+    assert main(["validate", "-c", file, "--set", "worker.processes=3"]) == 0
+    expected = "runqy-agent: warning: command line: worker.processes: found 3, more than worker.concurrency (2): "
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_each_problem_is_a_line(file: str, capsys: pytest.CaptureFixture[str]) -> None:

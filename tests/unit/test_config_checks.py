@@ -135,13 +135,21 @@ def test_a_line_of_a_section_within_a_section_is_named(files: Files) -> None:
     assert line.startswith("config.yml:5: redis.sentinel.x: unknown key; redis.sentinel has master_name, nodes, ")
 
 
-def test_settings_without_effect_yet_are_warned_of(files: Files) -> None:
-    text = """\
-worker: {processes: 2, gpus: auto, max_tasks_per_process: 5}
-"""
-    warnings = "\n".join(files.load(text).warnings)
-    paths = ("worker.processes", "worker.gpus", "worker.max_tasks_per_process")
-    for path in paths:
-        assert f"{path}: has no effect in this version" in warnings
-    quiet = "worker: {processes: 1, max_tasks_per_process: 0}\nstatus: {listen: ''}\none_shot: {prestart: 2}"
-    assert files.load(quiet).warnings == []
+def test_more_processes_than_tasks_at_once_are_warned_of(files: Files) -> None:
+    (warning,) = files.load("worker: {processes: 3, concurrency: 2}").warnings
+    assert warning.endswith("worker.processes: found 3, more than worker.concurrency (2): some will have no task")
+    assert files.load("worker: {processes: 2, concurrency: 2, gpus: auto, max_tasks_per_process: 5}").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GiB", 8 << 30), ("512M", 512 << 20), ("1.5GB", 1_500_000_000), ("4096", 4096), ("0", 0)]
+)
+def test_sizes_have_units(files: Files, text: str, size: int) -> None:
+    assert files.load(f"worker: {{max_process_memory: {text}}}").worker.max_process_memory == size
+
+
+@pytest.mark.parametrize("text", ["8 apples", "-1", "1e9", "true", "[1]", "GiB"])
+def test_what_is_no_size_is_refused_with_what_is_allowed(files: Files, text: str) -> None:
+    (line,) = files.problems(f"worker: {{max_process_memory: {text}}}")
+    assert "worker.max_process_memory: found" in line
+    assert "8GiB" in line

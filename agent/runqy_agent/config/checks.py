@@ -31,6 +31,7 @@ def check(config: Config, given: dict[str, Given], findings: Findings, *, server
     checks.redis()
     checks.sentinel()
     checks.status()
+    checks.pool()
     checks.consistency()
 
 
@@ -158,6 +159,14 @@ class _Checks:
                 parse_address(listen)
             except ValueError as error:
                 self.problem("status.listen", f"{error}, the path of a unix socket, or empty")
+
+    def pool(self) -> None:
+        worker = self.config.worker
+        if worker.processes > worker.concurrency and "worker.processes" in self.given:
+            idle = (
+                f"found {worker.processes}, more than worker.concurrency ({worker.concurrency}): some will have no task"
+            )
+            self.findings.warnings.append(f"{self.given['worker.processes'].origin}: worker.processes: {idle}")
 
     def consistency(self) -> None:
         recovery, deployment, token = self.config.recovery, self.config.deployment, self.config.git.token

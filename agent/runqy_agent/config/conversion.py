@@ -16,6 +16,8 @@ from runqy_agent.config.duration import ALLOWED as ALLOWED_DURATION
 from runqy_agent.config.duration import Duration, parse_duration
 from runqy_agent.config.keys import Key, nearest
 from runqy_agent.config.settings import Secret
+from runqy_agent.config.size import ALLOWED as ALLOWED_SIZE
+from runqy_agent.config.size import Size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +74,8 @@ def allowed(kind: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) or '""' for value in values)
         case inspect.CustomType(cls=cls) if cls is Duration:
             return ALLOWED_DURATION
+        case inspect.CustomType(cls=cls) if cls is Size:
+            return ALLOWED_SIZE
     return _ALLOWED.get(type(kind), "a string")
 
 
@@ -112,7 +116,7 @@ def _strict(kind: inspect.Type, value: object) -> Any:
         case inspect.ListType():
             return _list(value)
         case inspect.CustomType(cls=cls):
-            return _duration(value) if cls is Duration else Secret(_string(value))
+            return _CUSTOM[cls](value)
     return _PLAIN[type(kind)](kind, value)
 
 
@@ -218,3 +222,21 @@ def _duration(value: object) -> Duration:
             return Duration(0)
         raise _Wrong(f'write it with its unit: "{value}s"' if 0 < value < _LARGEST else "it must not be negative")
     raise _Wrong
+
+
+def _size(value: object) -> Size:
+    if isinstance(value, str):
+        try:
+            return parse_size(value)
+        except ValueError:
+            raise _Wrong from None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
+        return Size(value)
+    raise _Wrong
+
+
+_CUSTOM: dict[Any, Callable[[object], Any]] = {
+    Duration: _duration,
+    Size: _size,
+    Secret: lambda value: Secret(_string(value)),
+}

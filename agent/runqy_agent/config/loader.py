@@ -19,7 +19,6 @@ from runqy_agent.config.sources import (
     read_overrides,
     strongest,
 )
-from runqy_agent.config.unsupported import check_unsupported
 from runqy_agent.config.yaml_file import read_yaml
 from runqy_agent.errors import ConfigError
 
@@ -83,7 +82,6 @@ def load_config(
     config = _build(given, findings)
     if readable:  # otherwise most complaints would be about what the file may well say
         check(config, given, findings, server_required=server_required)
-        check_unsupported(given, findings.warnings)
     if findings.problems:
         raise ConfigError(findings.problems)
     config.warnings = findings.warnings

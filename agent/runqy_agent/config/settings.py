@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from runqy_agent.config.duration import Duration
+from runqy_agent.config.size import Size
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -69,6 +70,7 @@ class WorkerSettings(Section):
     shutdown_timeout: Duration = Duration(8)
     max_message_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
     max_tasks_per_process: Count = 0
+    max_process_memory: Size = Size(0)
     ttl_completed: Duration = Duration(24 * 3600)
     ttl_archived: Duration = Duration(72 * 3600)
     pending_timeout: Duration = Duration(0)
