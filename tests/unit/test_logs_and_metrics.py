@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 
 from runqy_agent.config.settings import LogSettings
-from runqy_agent.reporting.logs import JournalFormatter, JsonFormatter, Redactor, TextFormatter, configure_logging
+from runqy_agent.redaction import Redactor
+from runqy_agent.reporting.logs import JournalFormatter, JsonFormatter, TextFormatter, configure_logging
 from runqy_agent.reporting.metrics import _parse_gpu
 
 if TYPE_CHECKING:
@@ -63,6 +64,21 @@ def test_a_secret_in_quotes_or_in_a_url_is_still_a_secret(form: Callable[[str], 
 def test_a_secret_of_several_lines_is_redacted_in_a_log_of_single_lines(redactor: Redactor) -> None:
     redactor.add(["-----BEGIN KEY-----\nMIIEvgIBADANBg\n-----END KEY-----\n"])
     assert redactor.redact("MIIEvgIBADANBg") == "***"
+
+
+@pytest.mark.parametrize("kept", range(1, 12))
+def test_what_a_cut_has_left_of_a_secret_goes_too(kept: int) -> None:
+    redactor = Redactor()
+    redactor.add(["hush-secret-1"])
+    assert redactor.redact_cut("token: " + "hush-secret-1"[:kept]) == "token: "
+    assert redactor.redact_cut(f"hush-secret-1 and {'hush-secret-1'[:kept]}") == "*** and "
+    assert redactor.redact_cut("nothing of that kind") == "nothing of that kind"
+
+
+def test_a_whole_secret_that_reaches_into_half_of_another_is_not_cut_in_two() -> None:
+    redactor = Redactor()
+    redactor.add(["abcdefgh", "ghijklmn"])
+    assert redactor.redact_cut("x abcdefghij") == "x "
 
 
 def test_values_too_short_to_be_told_from_words_are_left_alone(redactor: Redactor) -> None:

@@ -17,7 +17,8 @@ from runqy_agent.demo.stage import set_up
 from runqy_agent.demo.terminal import Terminal
 from runqy_agent.demo.workers import DemoWorker, DeployedWorker, InProcessWorker
 from runqy_agent.errors import DeploymentError, EnvironmentBuildError, ExitCode
-from runqy_agent.reporting.logs import Redactor, configure_logging
+from runqy_agent.redaction import Redactor
+from runqy_agent.reporting.logs import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence

@@ -17,7 +17,7 @@ from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
     from runqy_agent.demo.stage import Stage
-    from runqy_agent.reporting.logs import Redactor
+    from runqy_agent.redaction import Redactor
 
 _LOOK_SECONDS = 0.1
 _LINES = 40

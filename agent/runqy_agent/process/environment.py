@@ -20,15 +20,38 @@ INHERITED = frozenset(
 )  # fmt: skip
 INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "HIP_", "ROCR_", "OMP_", "MKL_")
 
-_LOADER = re.compile(
-    r"LD_.*|DYLD_.*|GLIBC_.*|GCONV_PATH|PYTHON.*|PATH|VIRTUAL_ENV|HOME|SHELL|IFS|ENV|BASH_ENV|BASH_FUNC_.*|PERL5.*|RUBY.*|NODE_OPTIONS"
+_REFUSED = re.compile(
+    "|".join(
+        (
+            # The dynamic linker and the C library.
+            *("LD_.*", "DYLD_.*", "GLIBC_.*", "GCONV_PATH", "LOCPATH", "NLSPATH", "HOSTALIASES", "RESOLV_HOST_CONF"),
+            # Where programs and modules are found.
+            *("PATH", "HOME", "VIRTUAL_ENV", "PYTHON.*", "CLASSPATH", "PERL.*", "RUBY.*", "GEM_(HOME|PATH)"),
+            *("NODE_(OPTIONS|PATH)", "LUA_.*", "(_JAVA|JAVA_TOOL|JDK_JAVA)_OPTIONS"),
+            # What a shell runs, or how it reads.
+            *("SHELL", "SHELLOPTS", "BASHOPTS", "BASH_ENV", "BASH_FUNC_.*", "ENV", "IFS", "PS4", "PROMPT_COMMAND"),
+            # Programs that Git and others start, and settings they read before their own.
+            *("GIT_(SSH|SSH_COMMAND|ASKPASS|EXEC_PATH|CONFIG.*|PROXY_COMMAND|EDITOR|SEQUENCE_EDITOR|PAGER)",),
+            *("GIT_(EXTERNAL_DIFF|TEMPLATE_DIR|DIR)", "SSH_ASKPASS", "EDITOR", "VISUAL", "PAGER", "BROWSER"),
+            # Libraries that other libraries load by name.
+            *("OPENSSL_(CONF|MODULES|ENGINES)", "CUDA_INJECTION.*", "NVTX_INJECTION.*", "NCCL_.*PLUGIN"),
+            *("OMP_TOOL_LIBRARIES", "OCL_ICD_.*", "(VK|GTK|QT)_.*(PATH|MODULES|LAYERS|FILENAMES)"),
+            # The talk between a service and systemd, which is the agent's.
+            *("NOTIFY_SOCKET", "WATCHDOG_.*", "LISTEN_(PID|FDS|FDNAMES)", "CREDENTIALS_DIRECTORY"),
+        )
+    )
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def refused_names(vaults: Mapping[str, str]) -> list[str]:
-    """Names of vault values that may not be set, because they would change how programs are loaded."""
-    return [name for name in vaults if not _NAME.fullmatch(name) or _LOADER.fullmatch(name)]
+    """Names of vault values that may not be set, because they would change how programs are loaded.
+
+    Who may set a vault value need not be somebody who may say what is run. ``env_vars`` stand beside the start command,
+    so nothing of them is refused. A value under a name of the agent's own settings (``RUNQY_API_KEY``) is set: it is
+    the author's, and the agent's own never reaches the process.
+    """
+    return [name for name in vaults if not _NAME.fullmatch(name) or _REFUSED.fullmatch(name)]
 
 
 def process_environment(

@@ -7,44 +7,16 @@ import logging
 import os
 import sys
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from runqy_agent.config import LogSettings
+    from runqy_agent.redaction import Redactor
 
-SHORTEST_SECRET = 4
-"""Shorter values are not looked for: they would blacken half the log."""
-SHORTEST_LINE = 8
-"""The same for single lines of a secret of several lines."""
 _CONTEXT = ("queue", "task", "source", "child")
 _SYSLOG_LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _SYSLOG_DEBUG = 7
-
-
-class Redactor:
-    """Replaces known secret values in text."""
-
-    def __init__(self) -> None:
-        self._secrets: list[str] = []
-
-    def add(self, secrets: Iterable[str]) -> None:
-        """Learn secret values; the longest are replaced first, so that one inside another leaves nothing behind."""
-        known = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)}
-        self._secrets = sorted(known.union(self._secrets), key=len, reverse=True)
-
-    def redact(self, text: str) -> str:
-        """The text without the secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def _forms(secret: str) -> set[str]:
-    """How a secret may look in a text: as it is, in Python's or JSON's quotes, in a URL, or line by line."""
-    lines = [line for line in secret.splitlines() if len(line) >= SHORTEST_LINE]
-    return {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace"), *lines}
 
 
 class TextFormatter(logging.Formatter):
