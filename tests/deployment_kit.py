@@ -12,7 +12,7 @@ import sys
 import zipfile
 from typing import TYPE_CHECKING
 
-from runqy_agent.config.settings import DeploymentSettings, GitSettings
+from runqy_agent.config.settings import DeploymentSettings, GitSettings, Secret
 from runqy_agent.deployment import Deployer, Release, Source
 
 if TYPE_CHECKING:
@@ -99,6 +99,18 @@ def spy_on(program: str, directory: Path) -> tuple[Path, Path]:
     return bindir, notes
 
 
+async def deploying(deployer: Deployer, source: Source, queue: str = QUEUE, git_token: Secret | None = None) -> Release:
+    """Deploy as a worker whose process becomes ready at once does."""
+    release = await deployer.prepare(queue, source, git_token=git_token)
+    await deployer.activate(release)
+    return release
+
+
+def deploy(deployer: Deployer, source: Source, queue: str = QUEUE, git_token: Secret | None = None) -> Release:
+    """The blocking form of ``deploying``."""
+    return asyncio.run(deploying(deployer, source, queue, git_token))
+
+
 class Bench:
     """A repository, a directory of wheels and a deployment directory."""
 
@@ -122,7 +134,7 @@ class Bench:
         return Deployer(settings, GitSettings())
 
     def deploy(self, branch: str = "main", code_path: str = "", *, queue: str = QUEUE, keep: int = 3) -> Release:
-        return asyncio.run(self.deployer(keep=keep).deploy(queue, Source(self.repo.url, branch, code_path)))
+        return deploy(self.deployer(keep=keep), Source(self.repo.url, branch, code_path), queue)
 
     def names(self, directory: str) -> list[str]:
         return sorted(path.name for path in (self.home / directory).glob("*"))

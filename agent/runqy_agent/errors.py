@@ -69,9 +69,14 @@ class RegistrationError(RunqyAgentError):
 
 
 class DeploymentError(RunqyAgentError):
-    """The task author's code could not be deployed."""
+    """The task author's code could not be deployed.
+
+    Attributes:
+        commit: which commit was to be deployed; empty if that did not come to light.
+    """
 
     exit_code = ExitCode.DEPLOYMENT
+    commit: str = ""
 
 
 class GitError(DeploymentError):

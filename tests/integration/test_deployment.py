@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deployment_kit import QUEUE, REQUIREMENTS, Bench, Repo, files_below, spy_on, version_in
+from deployment_kit import QUEUE, REQUIREMENTS, Bench, Repo, deploy, files_below, spy_on, version_in
 from git_http_server import git_server
 from runqy_agent.config.settings import Secret
 from runqy_agent.deployment import Source
@@ -152,11 +151,11 @@ def test_a_token_is_used_and_found_nowhere(bench: Bench, tmp_path: Path, monkeyp
     with git_server(tmp_path, "x-access-token", token) as server:
         address = f"127.0.0.1:{server.server_port}/repo/.git"
         deployer = bench.deployer()
-        release = asyncio.run(deployer.deploy("a", Source(f"http://{address}", "main"), git_token=Secret(token)))
+        release = deploy(deployer, Source(f"http://{address}", "main"), "a", git_token=Secret(token))
         assert (release.root / "main.py").is_file()
-        asyncio.run(deployer.deploy("b", Source(f"http://{token}@{address}", "main")))
+        deploy(deployer, Source(f"http://{token}@{address}", "main"), "b")
         with pytest.raises(GitError) as refused:
-            asyncio.run(deployer.deploy("c", Source(f"http://ci:wrong-password@{address}", "main")))
+            deploy(deployer, Source(f"http://ci:wrong-password@{address}", "main"), "c")
     assert "wrong-password" not in str(refused.value)
     assert "fetch" in calls.read_text(encoding="utf-8")
     assert token not in calls.read_text(encoding="utf-8")
@@ -171,6 +170,6 @@ def test_a_redirect_to_another_host_gets_no_token(bench: Bench, tmp_path: Path) 
         server.redirect_to = f"http://localhost:{server.server_port}"
         url = f"http://127.0.0.1:{server.server_port}/repo/.git"
         with pytest.raises(GitError, match="asking"):
-            asyncio.run(bench.deployer().deploy(QUEUE, Source(url, "main"), git_token=Secret("t0ken")))
+            deploy(bench.deployer(), Source(url, "main"), git_token=Secret("t0ken"))
         assert {host for host, _ in server.seen} == {"127.0.0.1", "localhost"}
         assert not [authorization for host, authorization in server.seen if host == "localhost" and authorization]

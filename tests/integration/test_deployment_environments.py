@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment_kit import QUEUE, REQUIREMENTS, Bench, Repo, make_wheel, spy_on, version_in
+from deployment_kit import QUEUE, REQUIREMENTS, Bench, Repo, deploy, make_wheel, spy_on, version_in
 from runqy_agent.config.settings import DeploymentSettings, GitSettings
 from runqy_agent.deployment import Deployer, Source
 from runqy_agent.errors import EnvironmentBuildError
@@ -92,8 +91,8 @@ def test_an_interrupted_build_is_removed_and_built_again(bench: Bench) -> None:
 def test_system_site_packages_and_the_interpreter_belong_to_the_key(bench: Bench) -> None:
     bench.repo.commit(requirements_dot_txt="# nothing\n")
     source = Source(bench.repo.url, "main")
-    closed = asyncio.run(bench.deployer().deploy("a", source))
-    opened = asyncio.run(bench.deployer(system_site_packages=True).deploy("b", source))
+    closed = deploy(bench.deployer(), source, "a")
+    opened = deploy(bench.deployer(system_site_packages=True), source, "b")
     assert closed.environment != opened.environment
     for release, seen in ((closed, "false"), (opened, "true")):
         config = (release.environment / "pyvenv.cfg").read_text(encoding="utf-8").lower()
@@ -108,7 +107,7 @@ def test_without_python_in_the_settings_the_agents_own_environment_is_passed_ove
     bench.repo.commit(main_dot_py="1")
     base = Path(sys.base_prefix) / "bin"
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.prefix) / "bin"), str(base), os.environ["PATH"]]))
-    release = asyncio.run(bench.deployer(python="").deploy(QUEUE, Source(bench.repo.url, "main")))
+    release = deploy(bench.deployer(python=""), Source(bench.repo.url, "main"))
     config = (release.environment / "pyvenv.cfg").read_text(encoding="utf-8")
     assert f"home = {base}" in config
 
@@ -128,9 +127,9 @@ def test_an_unfit_interpreter_is_an_error(
     python.write_text(f"#!/bin/sh\n{answer}\n", encoding="utf-8")
     python.chmod(0o755)
     with pytest.raises(EnvironmentBuildError, match=message):
-        asyncio.run(bench.deployer(python=str(python)).deploy(QUEUE, Source(bench.repo.url, "main")))
+        deploy(bench.deployer(python=str(python)), Source(bench.repo.url, "main"))
     with pytest.raises(EnvironmentBuildError, match=r"deployment\.python"):
-        asyncio.run(bench.deployer(python="python-that-is-not").deploy(QUEUE, Source(bench.repo.url, "main")))
+        deploy(bench.deployer(python="python-that-is-not"), Source(bench.repo.url, "main"))
 
 
 @pytest.mark.parametrize("system_site_packages", [True, False])
@@ -143,7 +142,7 @@ def test_uv_is_used_where_it_is_on_path(
     monkeypatch.setenv("PATH", f"{bindir}{os.pathsep}{os.environ['PATH']}")
     bench.repo.commit(requirements_dot_txt=REQUIREMENTS)
     deployer = bench.deployer(system_site_packages=system_site_packages)
-    release = asyncio.run(deployer.deploy(QUEUE, Source(bench.repo.url, "main")))
+    release = deploy(deployer, Source(bench.repo.url, "main"))
     assert version_in(release) == "1.0"
     used = calls.read_text(encoding="utf-8")
     assert ("pip install" in used) is not system_site_packages
@@ -158,5 +157,5 @@ def test_the_sdk_from_the_package_index_is_installed_with_system_site_packages(t
     repo = Repo(tmp_path / "repo")
     repo.commit(requirements_dot_txt="runqy-python\n")
     settings = DeploymentSettings(dir=str(tmp_path / "deployment"), python=sys.executable)
-    release = asyncio.run(Deployer(settings, GitSettings()).deploy(QUEUE, Source(repo.url, "main")))
+    release = deploy(Deployer(settings, GitSettings()), Source(repo.url, "main"))
     subprocess.run([str(release.python), "-c", "from runqy_python import run, task"], check=True)

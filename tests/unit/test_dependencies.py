@@ -111,9 +111,8 @@ def test_paths_that_are_missing_or_outside_are_refused(tmp_path: Path) -> None:
 
 
 def test_static_dependencies_are_taken_and_dynamic_ones_need_the_project(tmp_path: Path) -> None:
-    found = find(tmp_path, {"pyproject.toml": f'{PROJECT}dependencies = ["numpy>=2", "x"]\n', "uv.lock": ""})
+    found = find(tmp_path, {"pyproject.toml": f'{PROJECT}dependencies = ["numpy>=2", "x"]\n'})
     assert (found.kind, found.packages, found.local) == ("pyproject", ("numpy>=2", "x"), False)
-    assert "uv.lock is not read" in found.notes[0]
     assert find(tmp_path, {"pyproject.toml": f"{PROJECT}dependencies = []\n"}).empty
     found = find(tmp_path, {"pyproject.toml": f'{PROJECT}dynamic = ["dependencies"]\n'})
     assert (found.kind, found.local, found.empty) == ("project", True, False)
@@ -123,7 +122,6 @@ def test_static_dependencies_are_taken_and_dynamic_ones_need_the_project(tmp_pat
     ("content", "message"),
     [
         ("[project", "no valid TOML"),
-        ('[tool.poetry.dependencies]\npython = "^3.11"\n', "add a requirements.txt"),
         (f'{PROJECT}dependencies = "numpy"\n', "must be a list"),
         (f'{PROJECT}dependencies = ["--index-url=https://example.com"]\n', "must be a list"),
         (f'{PROJECT}requires-python = ">=3.12"\n', r"requires Python >=3.12, but the interpreter is 3\.11\.4"),
@@ -133,6 +131,96 @@ def test_static_dependencies_are_taken_and_dynamic_ones_need_the_project(tmp_pat
 def test_a_pyproject_that_cannot_be_used_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(EnvironmentBuildError, match=message):
         find(tmp_path, {"pyproject.toml": content})
+
+
+LOCKED = """\
+version = 1
+[[package]]
+name = "numpy"
+version = "2.1"
+source = { registry = "https://pypi.org/simple" }
+[[package]]
+name = "x"
+version = "1"
+source = { virtual = "." }
+[package.metadata]
+requires-dist = [
+    { name = "numpy", extras = ["a-b"], specifier = ">=2,<3" },
+    { name = "torch", marker = "extra == 'gpu'" },
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "fits"),
+    [
+        ('"numpy[a-b]>=2,<3"', True),
+        ("\"NumPy [A_b] (<3, >= 2) ; python_version > '3'\"", True),
+        ('"numpy[a-b]>=2.0rc1,<3"', True),  # versions that can be written in several ways are left to uv
+        ('"numpy[a-b]>=2,<4"', False),
+        ('"numpy>=2,<3"', False),
+        ('"numpy[a-b]>=2,<3", "scipy"', False),
+        ("", False),
+    ],
+)
+def test_a_uv_lock_must_fit_the_dependencies_beside_it(tmp_path: Path, dependencies: str, *, fits: bool) -> None:
+    files = {"pyproject.toml": f"{PROJECT}dependencies = [{dependencies}]\n", "uv.lock": LOCKED}
+    if fits:
+        found = find(tmp_path, files)
+        assert (found.kind, found.hashed, found.local, found.indexes) == ("uv", True, False, ())
+    else:
+        with pytest.raises(EnvironmentBuildError, match=r"uv\.lock does not fit .*run `uv lock` and commit both"):
+            find(tmp_path, files)
+
+
+def test_what_a_lock_holds_decides_about_hashes_indexes_and_local_code(tmp_path: Path) -> None:
+    files = {"pyproject.toml": f"{PROJECT}dependencies = []\n", "uv.lock": "version = 1\n"}
+    package = '[[package]]\nname = "y"\nversion = "1"\nsource = {{ {} }}\n'
+    plain = find(tmp_path, files)
+    assert (plain.hashed, plain.local) == (True, False)
+    index = find(tmp_path, {"uv.lock": package.format('registry = "https://example.com/simple"')})
+    assert (index.hashed, index.indexes) == (True, ("https://example.com/simple",))
+    fetched = find(tmp_path, {"uv.lock": package.format('git = "https://example.com/y?rev=1#0"')})
+    assert (fetched.hashed, fetched.local) == (False, False)
+    (tmp_path / "lib").mkdir()
+    own = find(tmp_path, {"uv.lock": package.format('editable = "lib"')})
+    assert (own.hashed, own.local) == (False, True)
+    assert plain.inputs != index.inputs
+    with pytest.raises(MissingPathError) as missing:
+        find(tmp_path, {"uv.lock": package.format('directory = "libs/y"')})
+    assert missing.value.path == "libs/y"
+    with pytest.raises(EnvironmentBuildError, match="leads outside"):
+        find(tmp_path, {"uv.lock": package.format('directory = "../../y"')})
+    with pytest.raises(EnvironmentBuildError, match=r"uv\.lock is no valid TOML"):
+        find(tmp_path, {"uv.lock": "[["})
+
+
+def test_a_poetry_project_is_read_with_its_lock_if_it_has_one(tmp_path: Path) -> None:
+    project = '[tool.poetry]\npackage-mode = false\n[tool.poetry.dependencies]\npython = "^3.11"\nx = "^1"\n'
+    found = find(tmp_path, {"pyproject.toml": project})
+    assert (found.kind, found.local, found.empty) == ("poetry", False, False)
+    changed = find(tmp_path, {"pyproject.toml": project + 'y = { path = "." }\n'})
+    assert (changed.local, changed.inputs != found.inputs) == (True, True)
+    with pytest.raises(MissingPathError):
+        find(tmp_path, {"pyproject.toml": project + 'y = [{ path = "none" }]\n'})
+    files = {"pyproject.toml": project, "poetry.lock": '[[package]]\nname = "x"\nversion = "1"\n'}
+    locked = find(tmp_path, files)
+    assert (locked.kind, locked.hashed, locked.local) == ("poetry-lock", True, False)
+    source = '[package.source]\ntype = "{}"\nurl = "."\n'
+    for kind, hashed, local in (("git", False, False), ("directory", False, True), ("legacy", True, False)):
+        other = find(tmp_path, {"poetry.lock": files["poetry.lock"] + source.format(kind)})
+        assert (other.hashed, other.local) == (hashed, local)
+        assert other.inputs != locked.inputs
+    with_project = PROJECT + 'dynamic = ["dependencies"]\n' + project
+    assert find(tmp_path, {"pyproject.toml": with_project}).kind == "poetry-lock"
+    (tmp_path / "poetry.lock").unlink()
+    assert find(tmp_path, {"pyproject.toml": with_project}).kind == "poetry"
+
+
+def test_a_lock_of_a_directory_above_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    found = find(tmp_path, {"uv.lock": LOCKED, "member/pyproject.toml": PROJECT}, "member")
+    assert found.kind == "pyproject"
+    assert "uv.lock is not read" in found.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,46 @@ def test_a_failure_names_purpose_program_code_and_last_lines_but_no_secret() -> 
         asyncio.run(run(shell("kill -KILL $$")))
 
 
+@pytest.mark.parametrize("behind", range(20))
+def test_a_secret_cut_by_the_edge_of_what_is_kept_leaks_no_part(behind: int) -> None:
+    """The edge goes through each place of the secret once, and past both of its ends."""
+    secret = "hunter2-and-more"
+    script = f"printf '%s' 'some words {secret} {'x' * behind}'"
+    kept = asyncio.run(run(shell(script, keep=20, secrets=(secret,))))
+    assert not [piece for length in range(1, 17) if (piece := secret[-length:]) in kept and piece not in "*** x"]
+    assert kept.endswith("x" * min(behind, 3)), "what follows stays"
+
+
+@pytest.mark.parametrize("behind", range(40))
+def test_a_password_in_a_url_cut_by_the_edge_leaks_no_part(behind: int) -> None:
+    script = f"printf '%s' 'see https://me:PASSWORD@git.example.com/a {'x' * behind}'"
+    kept = asyncio.run(run(shell(script, keep=40)))
+    assert not set(kept) & set("PASSWORD")
+    assert kept.endswith("x" * behind)
+
+
+def test_a_secret_that_is_the_beginning_of_another_does_not_uncover_its_end() -> None:
+    assert asyncio.run(run(shell("echo abcdef", secrets=("abc", "abcdef")))) == "***\n"
+
+
+def test_a_secret_that_is_written_in_two_pieces_is_blanked() -> None:
+    assert asyncio.run(run(shell("printf 'a hun'; sleep 0.1; echo ter2", secrets=("hunter2",)))) == "a ***\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("error: write: No space left on device", "make room"),
+        ("OSError: [Errno 122] Disk quota exceeded", "quota of this user"),
+        ("fatal: Read-only file system", "one that can be written"),
+    ],
+)
+def test_a_command_that_cannot_write_says_what_to_do(words: str, advice: str) -> None:
+    with pytest.raises(GitError, match=advice) as failed:
+        asyncio.run(run(shell(f"echo '{words}' >&2; exit 1")))
+    assert words in str(failed.value)
+
+
 def test_nothing_can_be_read_from_stdin_and_the_environment_is_the_one_given() -> None:
     assert asyncio.run(run(shell("cat; env | grep -c HOME || true"))) == "0\n"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runqy_agent.deployment.deployer import Deployer, Release
+from runqy_agent.deployment.deployer import Deployer
+from runqy_agent.deployment.release import Release
 from runqy_agent.deployment.source import Source
 
 __all__ = ["Deployer", "Release", "Source"]

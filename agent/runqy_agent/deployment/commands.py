@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runqy_agent.deployment.files import advice_on_output
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,6 +28,7 @@ _KEEP_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LINES_IN_ERRORS = 12
 _TERM_GRACE = 2.0
+_WHITE_SPACE = re.compile(rb"\s")
 _USERINFO = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
 
 # What belongs to the agent or its own interpreter and would mislead, or be stolen by, a child.
@@ -96,7 +99,11 @@ async def run(command: Command) -> str:
         ) from refused
     try:
         stdout, stderr, code = await asyncio.wait_for(
-            asyncio.gather(_tail(process.stdout, command.keep), _tail(process.stderr, command.keep), process.wait()),
+            asyncio.gather(
+                _tail(process.stdout, command.keep, command.secrets),
+                _tail(process.stderr, command.keep, command.secrets),
+                process.wait(),
+            ),
             command.seconds,
         )
     except asyncio.TimeoutError:
@@ -113,7 +120,8 @@ async def run(command: Command) -> str:
     if code != 0:
         ending = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
         raise command.error(
-            f"{command.purpose} failed: {command.name} ended with {ending}: {last_lines(err or out) or 'no message'}"
+            f"{command.purpose} failed: {command.name} ended with {ending}: "
+            f"{last_lines(err or out) or 'no message'}{advice_on_output(err + out)}"
         )
     return out
 
@@ -126,9 +134,8 @@ def child_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """``text`` without the given secrets and without ``user:password`` in URLs."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # one may be the beginning of another
+        text = text.replace(secret, "***")
     return _USERINFO.sub("***", text)
 
 
@@ -162,12 +169,36 @@ async def _start(command: Command) -> asyncio.subprocess.Process:
         raise
 
 
-async def _tail(stream: asyncio.StreamReader | None, keep: int) -> bytes:
+async def _tail(stream: asyncio.StreamReader | None, keep: int, secrets: Sequence[str]) -> bytes:
+    """The last ``keep`` bytes, or somewhat fewer: they do not begin inside a secret or a URL.
+
+    What is cut in two would not be recognized any more, and its end would stay. So as many bytes more are held as the
+    longest secret has, and the cut is moved to where nothing is split.
+    """
+    encoded = [secret.encode() for secret in secrets if secret]
+    margin = max(map(len, encoded), default=0) + 1  # one more, to see whether the cut is between two words
     kept = bytearray()
     while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
         kept += chunk
-        del kept[:-keep]
-    return bytes(kept)
+        del kept[: -(keep + margin)]
+    if len(kept) <= keep:
+        return bytes(kept)
+    return _cut(bytes(kept), len(kept) - keep, encoded)
+
+
+def _cut(output: bytes, at: int, secrets: Sequence[bytes]) -> bytes:
+    """``output`` from ``at`` on, or from the first place after it that is inside no secret and inside no word."""
+    moved = True
+    while moved:
+        moved = False
+        for secret in secrets:
+            found = output.find(secret, max(0, at - len(secret) + 1), at + len(secret) - 1)
+            if 0 <= found < at < found + len(secret):
+                at, moved = found + len(secret), True
+    if not output[at - 1 : at].isspace():  # perhaps inside of user:password@ in a URL
+        blank = _WHITE_SPACE.search(output, at)
+        at = blank.end() if blank else len(output)
+    return output[at:]
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:

@@ -1,4 +1,4 @@
-"""From a source to a release that can be started: fetch, plan, build, switch, tidy up."""
+"""From a source to a release that can be started: fetch, plan, build; then switch to it and tidy up."""
 
 from __future__ import annotations
 
@@ -6,60 +6,35 @@ import asyncio
 import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
 from runqy_agent.deployment.dependencies import find_dependencies
-from runqy_agent.deployment.environment import EnvironmentStore, plan_environment
+from runqy_agent.deployment.environment import EnvironmentStore, build_environment, plan_environment
 from runqy_agent.deployment.files import explain, locked, remove_tree
-from runqy_agent.deployment.git import Repository, Resolved, UnreachableError
+from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError
 from runqy_agent.deployment.git_access import prepare_access
+from runqy_agent.deployment.holds import hold
+from runqy_agent.deployment.in_flight import InFlight
 from runqy_agent.deployment.interpreter import find_python
-from runqy_agent.deployment.releases import (
-    ReleaseRecord,
-    ReleaseStore,
-    StoredRelease,
-    every_release,
-    remove_interrupted,
-)
-from runqy_agent.deployment.source import Source, check_branch, check_code_path, parse_location
+from runqy_agent.deployment.refusals import Refusals
+from runqy_agent.deployment.release import Release
+from runqy_agent.deployment.releases import ReleaseRecord, ReleaseStore, StoredRelease, every_release
+from runqy_agent.deployment.source import Source, check_branch, check_code_path, is_full_commit, parse_location
 from runqy_agent.deployment.staging import check_out
-from runqy_agent.errors import DeploymentError
+from runqy_agent.deployment.tools import Tools
+from runqy_agent.errors import DeploymentError, GitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runqy_agent.config.settings import DeploymentSettings, GitSettings, Secret
     from runqy_agent.deployment.environment import EnvironmentPlan
     from runqy_agent.deployment.interpreter import Interpreter
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Release:
-    """Code and environment of one queue, ready to be started.
-
-    Attributes:
-        queue: the parent queue it is for.
-        commit: the commit, in full.
-        branch: the branch, tag or commit name it was asked for by.
-        root: the root of the checkout. Nothing in it changes any more.
-        code_dir: the process's working directory: ``root`` or, below it, ``code_path``.
-        environment: the virtual environment.
-        python: the environment's interpreter.
-        stale: whether it may be out of date, because the repository could not be reached.
-        stale_reason: why, without secrets.
-    """
-
-    queue: str
-    commit: str
-    branch: str
-    root: Path
-    code_dir: Path
-    environment: Path
-    python: Path
-    stale: bool = False
-    stale_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +45,11 @@ class _Order:
     source: Source
     resolved: Resolved
     interpreter: Interpreter
+
+    @property
+    def commit(self) -> str:
+        """The commit asked for, in full, if that is known before it is fetched."""
+        return self.resolved.commit if is_full_commit(self.resolved.commit) else ""
 
 
 class Deployer:
@@ -85,12 +65,16 @@ class Deployer:
         self._git = git
         self._root = Path(settings.dir).expanduser().resolve()
         self._environments = EnvironmentStore(self._root / "environments")
+        self._tools = Tools(self._root / "tools")
+        self._asking: InFlight[Resolved] = InFlight()
+        self._cleaned = False
 
-    async def deploy(self, queue: str, source: Source, *, git_token: Secret | None = None) -> Release:
-        """Make the release that ``source`` stands for now the queue's current one, doing only what is not done yet.
+    async def prepare(self, queue: str, source: Source, *, git_token: Secret | None = None) -> Release:
+        """Fetch and build what ``source`` stands for now, doing only what is not done yet.
 
-        If nothing has changed, that is one ``git ls-remote`` (none for a full commit id) and one question to the
-        interpreter. If the repository cannot be reached and a release of the same source exists, that one is returned
+        The release can be started, but is the queue's current one only after ``activate``. If nothing has changed, all
+        this is one ``git ls-remote`` (none for a full commit id) and one question to the interpreter. If the repository
+        cannot be reached, or the branch is there no more, and a release of the same source exists, that one is returned
         with ``stale`` set.
 
         Args:
@@ -98,6 +82,9 @@ class Deployer:
             source: what to deploy.
             git_token: the server's token for the repository, used for http(s) alone, when neither the settings nor
                 the URL hold one.
+
+        Returns:
+            The release. Nobody removes it before it is let go.
 
         Raises:
             GitError: the source is malformed or does not exist, or cannot be fetched and no release can stand in.
@@ -110,67 +97,128 @@ class Deployer:
             self._root.mkdir(parents=True, exist_ok=True)
             access = prepare_access(location, self._git, git_token, self._root)
             repository = Repository(self._root / "repositories" / _repository_name(location.url), access)
-            return await self._deploy(queue, source, repository)
+            key = (location.url, source.branch, access.secrets)
+            asking = self._asking.ask(key, lambda: repository.resolve(source.branch))
+            # No answer depends on another, and the network is the slowest.
+            interpreter, resolved, _ = await asyncio.gather(
+                find_python(self._settings.python), asking, self._clean_up_once(), return_exceptions=True
+            )
+            if isinstance(interpreter, BaseException):
+                raise interpreter
+            if isinstance(resolved, UnreachableError | MissingRefError):
+                return self._stand_in(queue, source, resolved)
+            if isinstance(resolved, BaseException):
+                raise resolved
         except OSError as failed:
             raise explain(failed, self._root) from failed
+        return await self._prepare(_Order(queue, source, resolved, interpreter), repository)
 
-    def previous(self, queue: str) -> Release | None:
-        """The release that was current before the present one, if it can still be started."""
-        stored = ReleaseStore(self._root, queue).previous()
-        return self._release(queue, stored) if stored and self._is_usable(stored.record) else None
+    def standing(self, queue: str, source: Source) -> Release | None:
+        """What can serve when new code cannot: the current release, else the previous, else the newest usable one.
+
+        It is of the same repository, but maybe of another branch or path. Like ``prepare``, this holds it.
+        """
+        try:
+            git_url = parse_location(source.git_url).url
+        except GitError:
+            return None
+        return self._standing(queue, lambda record: record.git_url == git_url)
+
+    def let_go(self, release: Release) -> None:
+        """Say that nothing runs from this release any more, so that it may be removed."""
+        if release.hold is not None:
+            release.hold.close()
 
     async def activate(self, release: Release) -> None:
-        """Make a release that ``deploy`` or ``previous`` returned the queue's current one (again).
+        """Make a release the queue's current one, since it has become ready, and remove what is too old.
 
         Raises:
             DeploymentError: it is gone, or the deployment directory cannot be written.
         """
         store = ReleaseStore(self._root, release.queue)
+        path = release.root.parent
         try:
-            async with locked(self._root / ".lock"):
-                for stored in store.all():
-                    if stored.code == release.root:
-                        store.activate(stored, stored.record.branch, stored.record.git_url)
-                        return
+            stored = store.at(path)
+            if stored is None or not store.is_current(stored, release.branch):
+                async with locked(self._root / ".lock"):
+                    stored = store.at(path)
+                    if stored is None:
+                        raise DeploymentError(f"the release {path.name} of the queue {release.queue} is gone")
+                    store.activate(stored, release.branch)
+                    log.info("the release %s of the queue %s is current", path.name, release.queue)
+                    await asyncio.to_thread(self._prune, store)
+            Refusals(store.home).forget(path.name)
         except OSError as failed:
             raise explain(failed, self._root) from failed
-        raise DeploymentError(f"the release {release.root.parent.name} of the queue {release.queue} is gone")
 
-    async def _deploy(self, queue: str, source: Source, repository: Repository) -> Release:
-        store = ReleaseStore(self._root, queue)
-        # Neither answer depends on the other, and the network is the slower one.
-        interpreter, resolved = await asyncio.gather(
-            find_python(self._settings.python), repository.resolve(source.branch), return_exceptions=True
-        )
-        if isinstance(interpreter, BaseException):
-            raise interpreter
+    def refuse(self, release: Release, fingerprint: str, reason: str) -> None:
+        """Remember that a release did not become ready, over restarts and until it is activated.
+
+        Args:
+            release: which one.
+            fingerprint: tells how it was started.
+            reason: why it failed, without secrets.
+        """
+        home = ReleaseStore(self._root, release.queue).home
+        Refusals(home).add(release.root.parent.name, release.commit, fingerprint, reason)
+
+    def refusal(self, release: Release, fingerprint: str) -> str:
+        """Why this release was refused when it was started in this way; empty if it was not."""
+        return Refusals(ReleaseStore(self._root, release.queue).home).reason(release.root.parent.name, fingerprint)
+
+    async def _clean_up_once(self) -> None:
+        if not self._cleaned:
+            self._cleaned = True
+            await asyncio.to_thread(clean_up_if_free, self._root)
+
+    async def _prepare(self, order: _Order, repository: Repository) -> Release:
+        """Find the release wanted, or make it. Every error says which commit that was."""
+        store = ReleaseStore(self._root, order.queue)
         try:
-            if isinstance(resolved, BaseException):
-                raise resolved
-            order = _Order(queue, source, resolved, interpreter)
             current = store.current()
-            if current and current.record.branch == source.branch and self._plan_of(current, order):
-                if self._is_usable(current.record):
-                    return self._release(queue, current)
-                log.warning("the environment of the queue %s is gone or not whole: it is built again", queue)
+            for stored in [*([current] if current else []), *store.all()]:
+                if self._plan_of(stored, order) and (release := self._held(order, stored)):
+                    return release
             async with locked(self._root / ".lock"):
                 return await self._renew(order, store, repository)
-        except UnreachableError as unreachable:
-            return self._stand_in(queue, source, store, unreachable)
+        except (UnreachableError, MissingRefError) as unreadable:
+            unreadable.commit = unreadable.commit or order.commit
+            return self._stand_in(order.queue, order.source, unreadable)
+        except DeploymentError as failed:
+            failed.commit = failed.commit or order.commit
+            raise
+        except OSError as failed:
+            error = explain(failed, self._root)
+            error.commit = order.commit
+            raise error from failed
 
     async def _renew(self, order: _Order, store: ReleaseStore, repository: Repository) -> Release:
-        """Find or make the release wanted, build its environment and switch to it. Needs the lock."""
-        await asyncio.to_thread(remove_interrupted, self._root)
+        """Find or make the release wanted, and build its environment. Needs the lock."""
+        await asyncio.to_thread(clean_up, self._root)
         candidates = ((stored, self._plan_of(stored, order)) for stored in store.all())
         found = next(((stored, plan) for stored, plan in candidates if plan), None)
+        held = hold(found[0].path) if found else None
+        # Also here, since code that never becomes ready is never activated, and must not fill the disk.
+        await asyncio.to_thread(self._prune, store)
         stored, plan = found or await self._make(order, store, repository)
+        try:
+            await self._build(order, plan)
+        except DeploymentError as failed:
+            failed.commit = stored.record.commit
+            raise
+        release = self._held(order, stored)
+        if held is not None:
+            held.close()
+        if release is None:
+            raise DeploymentError(f"the release {stored.path.name} of the queue {order.queue} vanished; try again")
+        return release
+
+    async def _build(self, order: _Order, plan: EnvironmentPlan) -> None:
         for note in plan.dependencies.notes:
             log.warning("queue %s: %s", order.queue, note)
-        await self._environments.ensure(plan)
-        stored = store.activate(stored, order.source.branch, order.source.git_url)
-        log.info("the release %s of the queue %s is current", stored.path.name, order.queue)
-        await asyncio.to_thread(self._prune, store)
-        return self._release(order.queue, stored)
+        if not self._environments.is_usable(plan.key):
+            packages = await self._tools.packages(plan)
+            await build_environment(plan, self._environments.path(plan.key), packages)
 
     async def _make(
         self, order: _Order, store: ReleaseStore, repository: Repository
@@ -205,19 +253,55 @@ class Deployer:
         plan = self._plan(stored.code, record.commit, order)
         return plan if plan.key == record.environment else None
 
-    def _stand_in(self, queue: str, source: Source, store: ReleaseStore, reason: UnreachableError) -> Release:
-        current = store.current()
-        for stored in [*([current] if current else []), *store.all()]:
-            record = stored.record
-            same = (record.git_url, record.branch, record.code_path) == (
-                source.git_url,
-                source.branch,
-                source.code_path,
-            )
-            if same and self._is_usable(record):
-                log.warning("starting the queue %s with commit %s, maybe stale: %s", queue, record.commit[:12], reason)
-                return self._release(queue, stored, stale_reason=str(reason))
-        raise reason
+    def _stand_in(self, queue: str, source: Source, reason: GitError) -> Release:
+        """The release of the very same source, where the repository cannot be read."""
+
+        def is_same(record: ReleaseRecord) -> bool:
+            asked = (source.git_url, source.branch, source.code_path)
+            return (record.git_url, record.branch, record.code_path) == asked
+
+        release = self._standing(queue, is_same)
+        if release is None:
+            raise reason
+        log.warning("starting the queue %s with commit %s, maybe stale: %s", queue, release.commit[:12], reason)
+        wanted = "" if reason.commit == release.commit else reason.commit
+        return replace(release, stale=True, stale_reason=str(reason), wanted=wanted)
+
+    def _standing(self, queue: str, is_fit: Callable[[ReleaseRecord], bool]) -> Release | None:
+        store = ReleaseStore(self._root, queue)
+        try:
+            linked = [release for release in (store.current(), store.previous()) if release]
+            refused = {refusal.release for refusal in Refusals(store.home).all()}
+            others = [release for release in store.all() if release.path.name not in refused]
+            for stored in (*linked, *others):
+                if is_fit(stored.record) and (release := self._hold(queue, stored, stored.record.branch)):
+                    return release
+        except OSError as failed:
+            log.warning("no earlier release of the queue %s can be found: %s", queue, failed)
+        return None
+
+    def _held(self, order: _Order, stored: StoredRelease) -> Release | None:
+        return self._hold(order.queue, stored, order.source.branch)
+
+    def _hold(self, queue: str, stored: StoredRelease, branch: str) -> Release | None:
+        """The release, held; None if it cannot be used (any more)."""
+        held = hold(stored.path)
+        if held is None:
+            return None
+        if not self._is_usable(stored.record):  # looked at only now: what is held keeps its environment
+            held.close()
+            return None
+        environment = self._environments.path(stored.record.environment)
+        return Release(
+            queue=queue,
+            commit=stored.record.commit,
+            branch=branch,
+            root=stored.code,
+            code_dir=stored.code / stored.record.code_path,
+            environment=environment,
+            python=environment / "bin" / "python",
+            hold=held,
+        )
 
     def _is_usable(self, record: ReleaseRecord) -> bool:
         return self._environments.is_usable(record.environment)
@@ -230,20 +314,6 @@ class Deployer:
         for path in (self._root / "repositories").glob("*"):
             if path.name not in repositories:
                 remove_tree(path)
-
-    def _release(self, queue: str, stored: StoredRelease, *, stale_reason: str = "") -> Release:
-        environment = self._environments.path(stored.record.environment)
-        return Release(
-            queue=queue,
-            commit=stored.record.commit,
-            branch=stored.record.branch,
-            root=stored.code,
-            code_dir=stored.code / stored.record.code_path,
-            environment=environment,
-            python=environment / "bin" / "python",
-            stale=bool(stale_reason),
-            stale_reason=stale_reason,
-        )
 
 
 def _repository_name(url: str) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runqy_agent.deployment.commands import Command, child_environment, run
-from runqy_agent.deployment.files import flush, remove_tree, write_atomically
+from runqy_agent.deployment.dependencies import EXACT
+from runqy_agent.deployment.files import advice_on_space, flush, remove_tree, write_atomically
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from runqy_agent.config.settings import DeploymentSettings
     from runqy_agent.deployment.dependencies import Dependencies
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _MARKER = ".complete"
 _NAME_LENGTH = 20
 _CREATE_SECONDS = 600.0
+_SMALLEST_BYTES = 32 * 1024 * 1024  # what an environment takes with nothing but pip in it, and a little more
 _INSTALL_SECONDS = 2 * 3600.0
 _PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
@@ -82,6 +84,31 @@ def plan_environment(
     )
 
 
+def is_built(path: Path) -> bool:
+    """Whether the environment at ``path`` was built to its end and its interpreter is still there."""
+    return (path / _MARKER).is_file() and (path / "bin" / "python").exists()
+
+
+async def build_environment(plan: EnvironmentPlan, path: Path, packages: Sequence[str]) -> None:
+    """Build an environment at ``path``. What an interrupted build left there is removed first. Needs the lock.
+
+    Args:
+        plan: what it is made of.
+        path: where.
+        packages: the lines of a requirements file that say what to install, where ``plan`` does not.
+
+    Raises:
+        EnvironmentBuildError: it could not be created, or a package not be installed.
+    """
+    await asyncio.to_thread(remove_tree, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("building the environment %s with Python %s", path.name, plan.interpreter.version_text)
+    builder = _Builder(plan, path, packages)
+    await builder.create()
+    await builder.install()
+    await asyncio.to_thread(_mark_complete, path, plan)
+
+
 class EnvironmentStore:
     """The environments of a deployment directory. Changes need its lock; looking does not."""
 
@@ -94,26 +121,14 @@ class EnvironmentStore:
 
     def is_usable(self, key: str) -> bool:
         """Whether the environment was built to its end and its interpreter is still there."""
-        path = self.path(key)
-        return bool(key) and (path / _MARKER).is_file() and (path / "bin" / "python").exists()
+        return bool(key) and is_built(self.path(key))
 
-    async def ensure(self, plan: EnvironmentPlan) -> Path:
-        """Build the environment unless it is there already. What an interrupted build left is removed first.
-
-        Raises:
-            EnvironmentBuildError: it could not be created, or a package not be installed.
-        """
-        path = self.path(plan.key)
-        if self.is_usable(plan.key):
-            return path
-        await asyncio.to_thread(remove_tree, path)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        log.info("building the environment %s with Python %s", path.name, plan.interpreter.version_text)
-        builder = _Builder(plan, path)
-        await builder.create()
-        await builder.install()
-        await asyncio.to_thread(_mark_complete, path, plan)
-        return path
+    def remove_interrupted(self) -> None:
+        """Remove environments that were not built to their end."""
+        for path in self.directory.iterdir() if self.directory.is_dir() else ():
+            if not (path / _MARKER).is_file():
+                log.info("removing the environment %s, which was not built to its end", path.name)
+                remove_tree(path)
 
     def prune(self, keys: Iterable[str]) -> None:
         """Remove all environments but those with the given keys."""
@@ -131,9 +146,14 @@ class _Builder:
     system site packages, pip installs.
     """
 
-    def __init__(self, plan: EnvironmentPlan, path: Path) -> None:
+    def __init__(self, plan: EnvironmentPlan, path: Path, packages: Sequence[str]) -> None:
         self._plan = plan
         self._path = path
+        self._packages = packages
+        if plan.dependencies.kind in {"requirements", "project"}:
+            self._empty = plan.dependencies.empty
+        else:
+            self._empty = all(line.startswith("--") or not line.strip() for line in packages)
         self._uv = shutil.which("uv")
         self._env = child_environment() | {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         if plan.offline:
@@ -141,7 +161,7 @@ class _Builder:
 
     @property
     def _needs_pip(self) -> bool:
-        return not self._plan.dependencies.empty and (self._uv is None or self._plan.system_site_packages)
+        return not self._empty and (self._uv is None or self._plan.system_site_packages)
 
     async def create(self) -> None:
         """Create the environment, with pip in it only if pip will be used."""
@@ -162,7 +182,7 @@ class _Builder:
     async def install(self) -> None:
         """Install the dependencies."""
         dependencies = self._plan.dependencies
-        if dependencies.empty:
+        if self._empty:
             return
         if self._needs_pip:
             argv = [str(self._path / "bin" / "python"), "-m", "pip", "install", *_PIP_OPTIONS]
@@ -171,14 +191,16 @@ class _Builder:
             argv += ["--no-index"] if self._plan.offline else []
         for link in self._plan.find_links:
             argv += ["--find-links", link]
+        if dependencies.kind in EXACT:
+            argv.append("--no-deps")  # the lock has them all; an override in it may even contradict a package
         if dependencies.kind == "project":
             argv.append(str(dependencies.directory))
-        elif dependencies.kind == "pyproject":
-            packages = self._path / "requirements.txt"
-            packages.write_text("\n".join(dependencies.packages) + "\n", encoding="utf-8")
-            argv += ["-r", str(packages)]
-        else:
+        elif dependencies.kind == "requirements":
             argv += ["-r", "requirements.txt"]
+        else:
+            packages = self._path / "requirements.txt"
+            packages.write_text("\n".join(self._packages) + "\n", encoding="utf-8")
+            argv += ["-r", str(packages)]
         await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, dependencies.directory)
 
     async def _create_with_uv(self, uv: str, *, seeded: bool) -> None:
@@ -198,7 +220,10 @@ class _Builder:
         argv = [interpreter.executable, "-m", "venv"]
         argv += ["--system-site-packages"] if self._plan.system_site_packages else []
         argv += [] if self._needs_pip else ["--without-pip"]
-        await self._run([*argv, str(self._path)], "creating the environment", _CREATE_SECONDS, self._path.parent)
+        try:
+            await self._run([*argv, str(self._path)], "creating the environment", _CREATE_SECONDS, self._path.parent)
+        except EnvironmentBuildError as failed:  # venv keeps to itself what pip says
+            raise EnvironmentBuildError(f"{failed}{advice_on_space(self._path.parent, _SMALLEST_BYTES)}") from failed
 
     async def _run(self, argv: list[str], purpose: str, seconds: float, cwd: Path) -> None:
         name = self._path.name

@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING
 from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 _TEMPORARY = ".tmp-"
+_ROOM = "make room, or set deployment.dir (and TMPDIR, where packages are unpacked) to another disk"
+_ADVICE = {
+    "no space left on device": f"the disk is full: {_ROOM}",
+    "disk quota exceeded": f"the quota of this user is used up: {_ROOM}",
+    "read-only file system": "the file system is read-only: set deployment.dir (and TMPDIR) to one that can be written",
+}
 _LOCK_POLL = 0.05
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -102,6 +108,33 @@ async def locked(path: Path) -> AsyncIterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock file ``path`` if nobody else does. Yields whether it is held."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def advice_on_output(text: str) -> str:
+    """What to do about a command whose output says that the disk is full or cannot be written; else empty."""
+    lower = text.lower()
+    return "".join(f"; {advice}" for words, advice in _ADVICE.items() if words in lower)
+
+
+def advice_on_space(directory: Path, needed: int) -> str:
+    """What to do about a command that failed in ``directory`` if fewer than ``needed`` bytes are free; else empty."""
+    free = shutil.disk_usage(directory).free
+    return f"; only {free // 1024} KiB of disk space are free in {directory}: {_ROOM}" if free < needed else ""
 
 
 def explain(error: OSError, root: Path) -> DeploymentError:

@@ -32,12 +32,16 @@ _NEAR_NAMES = 10
 _NEARNESS = 0.4
 _MOST_PACKS = 50
 _WHOLE_HISTORY = "--depth=2147483647"  # Git's documented way to say "no longer shallow", whether it was or not
-_FETCHED = "refs/runqy/fetched"
+_FETCHED = "refs/runqy/fetched/"  # below it, a ref for each commit that is here, named by its id
 _SPECIAL = re.compile(r"([\\*?\[\]! #])")
 
 
 class UnreachableError(GitError):
     """The repository could not be reached or read: another time it may work."""
+
+
+class MissingRefError(GitError):
+    """The repository answered, and has no such branch, tag or commit."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Repository:
 
         Raises:
             UnreachableError: the remote did not answer.
-            GitError: it has no such branch, tag or commit; names that come near are listed.
+            MissingRefError: it has no such branch, tag or commit; names that come near are listed.
         """
         if is_full_commit(branch):
             return Resolved(branch)
@@ -106,17 +110,17 @@ class Repository:
                 return Resolved(refs[name], ref)
         if may_be_abbreviated_commit(branch):
             return Resolved(branch)
-        raise GitError(f"{self._url} has no branch or tag {branch!r}{await self._near(branch)}")
+        raise MissingRefError(f"{self._url} has no branch or tag {branch!r}{await self._near(branch)}")
 
     async def obtain(self, wanted: Resolved, checkout: Checkout) -> None:
-        """Fetch the commit wanted and check it out; sets ``checkout.commit``.
+        """Fetch the commit wanted, unless it is here, and check it out; sets ``checkout.commit``.
 
         A cached repository that gives trouble, or a server whose partial clones do, costs one more try: with a new
         repository and all blobs.
 
         Raises:
             UnreachableError: fetching or checking out failed.
-            GitError: there is no such commit.
+            MissingRefError: there is no such commit.
         """
         try:
             checkout.commit = await self._fetch(wanted, blobs="--filter=blob:none")
@@ -150,11 +154,13 @@ class Repository:
 
     async def _fetch(self, wanted: Resolved, *, blobs: str) -> str:
         await self._prepare()
-        what = wanted.ref or (wanted.commit if is_full_commit(wanted.commit) else "")
-        if what:
+        mark = _FETCHED + wanted.commit
+        if is_full_commit(wanted.commit):
+            if await self._has(wanted.commit):
+                return wanted.commit
             try:
-                await self._fetch_refs(f"+{what}:{_FETCHED}", blobs=blobs, depth="--depth=1")
-                return await self._commit_of(_FETCHED)
+                await self._fetch_refs(f"+{wanted.ref or wanted.commit}:{mark}", blobs=blobs, depth="--depth=1")
+                return await self._commit_of(mark)  # another one, if the branch has moved just now
             except UnreachableError:
                 if wanted.ref:
                     raise
@@ -162,9 +168,16 @@ class Repository:
         everything = ("+refs/heads/*:refs/runqy/heads/*", "+refs/tags/*:refs/runqy/tags/*")
         await self._fetch_refs(*everything, blobs=blobs, depth=_WHOLE_HISTORY)
         try:
-            return await self._commit_of(wanted.commit)
+            commit = await self._commit_of(wanted.commit)
         except UnreachableError as missing:
-            raise GitError(f"no branch or tag of {self._url} holds a commit {wanted.commit}") from missing
+            raise MissingRefError(f"no branch or tag of {self._url} holds a commit {wanted.commit}") from missing
+        await self._git("update-ref", _FETCHED + commit, commit, purpose=f"noting {commit} of {self._url}")
+        return commit
+
+    async def _has(self, commit: str) -> bool:
+        """Whether the commit was fetched before. To ask for the commit itself would make git fetch it."""
+        command = ("for-each-ref", "--format=%(objectname) %(*objectname)", _FETCHED + commit)
+        return commit in (await self._git(*command, purpose=f"looking for {commit} in {self._path}")).split()
 
     async def _prepare(self) -> None:
         """See to it that the repository exists, is not locked by a killed git, and knows its remote."""
@@ -174,7 +187,7 @@ class Repository:
             await asyncio.to_thread(remove_tree, self._path)
             command = [*("git", *OPTIONS), *("init", "--quiet", "--bare", "--template=", str(self._path))]
             await self._run(command, f"creating {self._path}", _LOCAL_SECONDS)
-        await asyncio.to_thread(_remove_stale_locks, self._path)
+        await asyncio.to_thread(remove_stale_locks, self._path)
         await self._git("config", "remote.origin.url", self._url, purpose=f"configuring {self._path}")
 
     async def _fetch_refs(self, *refspecs: str, blobs: str, depth: str) -> None:
@@ -246,7 +259,7 @@ def _count_packs(path: Path) -> int:
     return sum(1 for _ in (path / "objects" / "pack").glob("*.pack"))
 
 
-def _remove_stale_locks(path: Path) -> None:
+def remove_stale_locks(path: Path) -> None:
     """Remove Git's lock files: under the lock of the deployment directory, they belong to processes long dead."""
     for directory, _, names in os.walk(path):
         for name in names:

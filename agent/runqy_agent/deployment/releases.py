@@ -4,8 +4,9 @@ Layout under the deployment directory::
 
     queues/<queue>/releases/<commit>-<environment key>[-<path>]/code/…
                                                                /release.json
-    queues/<queue>/current   → releases/…
-    queues/<queue>/previous  → releases/…
+                                                               /.in-use       locked by whoever uses it
+    queues/<queue>/current   → releases/…      the release that last became ready
+    queues/<queue>/previous  → releases/…      the one before
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import msgspec
 
 from runqy_agent.deployment.files import (
     flush,
-    remove_leftovers,
     remove_tree,
     swap_symlink,
     temporary_sibling,
     write_atomically,
 )
+from runqy_agent.deployment.holds import make_holdable, unless_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,8 +81,8 @@ class ReleaseStore:
     """The releases of one queue. Changes need the lock of the deployment directory; looking does not."""
 
     def __init__(self, root: Path, queue: str) -> None:
-        self._home = root / "queues" / directory_name(queue)
-        self._releases = self._home / "releases"
+        self.home = root / "queues" / directory_name(queue)
+        self._releases = self.home / "releases"
 
     def stage(self) -> Path:
         """Make a directory in which a release can be put together."""
@@ -97,6 +98,7 @@ class ReleaseStore:
         if existing := _read(path):
             remove_tree(staging)
             return existing
+        make_holdable(staging)
         write_atomically(staging / _RECORD, msgspec.json.encode(record))
         flush(staging)
         remove_tree(path)
@@ -117,31 +119,42 @@ class ReleaseStore:
         releases = [release for path in paths if not path.name.startswith(".") and (release := _read(path))]
         return sorted(releases, key=lambda release: release.record.created, reverse=True)
 
-    def activate(self, release: StoredRelease, branch: str, git_url: str) -> StoredRelease:
+    def at(self, path: Path) -> StoredRelease | None:
+        """The release in this directory, if it is one of this queue and whole."""
+        return _read(path) if path.parent == self._releases else None
+
+    def is_current(self, release: StoredRelease, branch: str) -> bool:
+        """Whether this release is current, and asked for by this name."""
+        current = self.current()
+        return current is not None and current.path == release.path and current.record.branch == branch
+
+    def activate(self, release: StoredRelease, branch: str) -> None:
         """Make a release the current one, and note the name by which it is asked for now."""
-        record = msgspec.structs.replace(release.record, branch=branch, git_url=git_url)
-        if record != release.record:
+        if release.record.branch != branch:
+            record = msgspec.structs.replace(release.record, branch=branch)
             write_atomically(release.path / _RECORD, msgspec.json.encode(record))
         current = self.current()
         if current is None or current.path != release.path:
             if current is not None:
-                swap_symlink(self._home / "previous", f"releases/{current.path.name}")
-            swap_symlink(self._home / "current", f"releases/{release.path.name}")
-        return StoredRelease(release.path, record)
+                swap_symlink(self.home / "previous", f"releases/{current.path.name}")
+            swap_symlink(self.home / "current", f"releases/{release.path.name}")
 
     def prune(self, keep: int, is_usable: Callable[[ReleaseRecord], bool]) -> None:
-        """Remove all releases but the current, the previous, and the newest usable ones up to ``keep``."""
+        """Remove all releases but the current, the previous, those in use, and the newest usable up to ``keep``."""
         linked = [release for release in (self.current(), self.previous()) if release]
         kept = [release.path for release in linked]
         usable = [release.path for release in self.all() if is_usable(release.record) and release.path not in kept]
         kept += usable[: max(0, keep - len(kept))]
-        for path in self._releases.iterdir():
-            if path not in kept:
-                log.info("removing the old release %s", path.name)
-                remove_tree(path)
+        for path in self._releases.iterdir() if self._releases.is_dir() else ():
+            if path in kept or path.name.startswith("."):
+                continue
+            with unless_held(path) as free:
+                if free:
+                    log.info("removing the old release %s", path.name)
+                    remove_tree(path)
 
     def _linked(self, name: str) -> StoredRelease | None:
-        link = self._home / name
+        link = self.home / name
         try:
             target = self._releases / link.readlink().name
         except OSError:
@@ -157,18 +170,19 @@ def directory_name(queue: str) -> str:
 
 def every_release(root: Path) -> Iterator[ReleaseRecord]:
     """The records of all releases of all queues."""
-    for path in root.glob("queues/*/releases/*"):
+    for path in release_directories(root):
         if release := _read(path):
             yield release.record
 
 
-def remove_interrupted(root: Path) -> None:
-    """Remove what interrupted deployments left. Only under the lock."""
-    for directory in (root / "environments", root / "repositories"):
-        remove_leftovers(directory)
-    for home in root.glob("queues/*"):
-        remove_leftovers(home)
-        remove_leftovers(home / "releases")
+def release_directories(root: Path) -> Iterator[Path]:
+    """The directories of all releases of all queues, also of those that are not whole."""
+    return (path for path in root.glob("queues/*/releases/*") if not path.name.startswith("."))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether what a release consists of is there."""
+    return (path / _RECORD).is_file() and (path / "code").is_dir()
 
 
 def _read(path: Path) -> StoredRelease | None:
