@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from runqy_agent.errors import ProcessNotReadyError
+from runqy_agent.process.command import Printed
+from runqy_agent.process.descendants import Mark
 from runqy_agent.process.lines import LineSplitter, LongLine
 from runqy_agent.process.protocol import Ready, Response, StartFailed, decode_line
 
@@ -40,6 +42,7 @@ class Child:
         pid: its process id, which is its process group too.
         ready: done when it said so; fails with ProcessNotReadyError.
         exited: done with its return code (negative: the signal) when it has ended and its output is read.
+        reads: whether it reads what is written; if not, what is written now is kept in memory.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Child:
         command: Command,
         on_response: Callable[[Response], None],
         on_long_line: Callable[[LongLine], None],
-        on_batch: Callable[[], None],
+        on_batch: Callable[[], None] = lambda: None,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; ``start`` starts.
 
@@ -56,16 +60,21 @@ class Child:
             on_response: called for every answer.
             on_long_line: called for a line over the limit.
             on_batch: called once after the answers that one read brought.
+            on_room: called when it reads again what is written, after it did not for a while.
         """
         loop = asyncio.get_running_loop()
         self.pid = 0
         self.ready: asyncio.Future[None] = loop.create_future()
         self.exited: asyncio.Future[int] = loop.create_future()
+        self.reads = True
         self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._command = command
         self._on_response = on_response
         self._on_long_line = on_long_line
         self._on_batch = on_batch
+        self._on_room = on_room
+        self._mark = Mark()
+        self._closed_stdout = False
         self._stdout = LineSplitter(command.max_message_bytes)
         self._stderr = LineSplitter(MAX_LOG_LINE)
         self._transport: asyncio.SubprocessTransport | None = None
@@ -83,7 +92,7 @@ class Child:
                 lambda: _Pipes(self),
                 *self._command.argv,
                 cwd=self._command.cwd,
-                env=self._command.env,
+                env=self._command.env | self._mark.environment,
                 start_new_session=True,
             )
         )
@@ -92,12 +101,14 @@ class Child:
             transport, _ = await asyncio.shield(creation)
         except asyncio.CancelledError:
             creation.add_done_callback(_kill_what_was_created)
+            await asyncio.wait([creation])
+            if not creation.cancelled() and creation.exception() is None:
+                await asyncio.wait([self.exited])
             raise
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument or a variable
             what = shlex.join(self._command.argv)
             raise ProcessNotReadyError(f"{what} cannot be started in {self._command.cwd}: {error}") from error
         self._transport = transport
-        self.pid = transport.get_pid()
         self._stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(_STDIN))
 
     async def wait_ready(self) -> None:
@@ -149,6 +160,12 @@ class Child:
         """Kill the whole process group, also what an ended process has left behind in it."""
         self._signal_group(signal.SIGKILL)
 
+    def can_answer_no_more(self) -> None:
+        """It has closed its standard output. If it goes on living, it is ended."""
+        if not self.exited.done():
+            self._closed_stdout = True
+            self.kill()
+
     def last_words(self) -> str:
         """The last lines of its standard error, ready to stand behind an error text."""
         return "\n" + "\n".join(self.stderr_tail) if self.stderr_tail else ""
@@ -158,6 +175,10 @@ class Child:
         if not self.exited.done():
             return "the process is still running"
         code = self.exited.result()
+        if self._closed_stdout and code == -signal.SIGKILL:
+            return (
+                f"the process closed its standard output, could not answer any more, and was killed{self.last_words()}"
+            )
         how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         return f"the process {how}{self.last_words()}"
 
@@ -170,6 +191,12 @@ class Child:
             return
 
     # Called by the pipes.
+
+    def has_room(self, *, room: bool) -> None:
+        """It takes what is written, or what is written has to wait."""
+        self.reads = room
+        if room:
+            self._on_room()
 
     def received(self, fd: int, data: bytes) -> None:
         """Take what was read from one of its outputs."""
@@ -187,6 +214,8 @@ class Child:
             return
         message = decode_line(line)
         if isinstance(message, Response):
+            if message.error:
+                message.error = self._command.redact(message.error)
             self._on_response(message)
         elif isinstance(message, Ready):
             if not self.ready.done():
@@ -195,19 +224,24 @@ class Child:
             reason = self._command.redact(message.error)
             self._fail_ready(f"the process of queue {self._command.label} failed to start: {reason}")
         elif line:
-            self._print("stdout", line)
+            self._print("stdout", self._readable(line))
 
     def _stderr_line(self, line: bytes | LongLine) -> None:
         if isinstance(line, LongLine):
-            line = line.head + f" … ({line.size} bytes in all)".encode()
-        text = line.decode("utf-8", "replace")
-        self.stderr_tail.append(self._command.redact(text)[:1000])
-        self._print("stderr", line)
+            text = self._command.redact_cut(line.head.decode("utf-8", "replace")) + f" … ({line.size} bytes in all)"
+        else:
+            text = self._readable(line)
+        self.stderr_tail.append(text[:1000])
+        self._print("stderr", text)
 
-    def _print(self, source: str, line: bytes) -> None:
-        if output_log.isEnabledFor(logging.INFO):
-            text = line[:MAX_LOG_LINE].decode("utf-8", "replace")
-            output_log.info("%s", text, extra={"queue": self._command.label, "source": source, "child": self.pid})
+    def _readable(self, line: bytes) -> str:
+        """What of a printed line is shown. A line of the full length may have been cut."""
+        text = line[:MAX_LOG_LINE].decode("utf-8", "replace")
+        return self._command.redact(text) if len(line) < MAX_LOG_LINE else self._command.redact_cut(text)
+
+    def _print(self, source: str, text: str) -> None:
+        self._command.on_print(Printed(source, text, self._command.label, self.pid))
+        output_log.info("%s", text, extra={"queue": self._command.label, "source": source, "child": self.pid})
 
     def _fail_ready(self, text: str) -> None:
         if not self.ready.done():
@@ -223,6 +257,7 @@ class Child:
         self._on_batch()
         if not self.exited.done():
             self.exited.set_result(returncode)
+        self._mark.kill_bearers()
         self._fail_ready(f"before it was ready, {self.how_it_ended()}")
 
 
@@ -235,6 +270,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._child.pid = self._transport.get_pid()  # before its first output
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._child.received(fd, data)
@@ -242,7 +278,13 @@ class _Pipes(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         # A process that closes its output and lives on can answer nothing any more.
         if fd == _STDOUT:
-            asyncio.get_running_loop().call_later(AFTERLIFE, self._child.kill)
+            asyncio.get_running_loop().call_later(AFTERLIFE, self._child.can_answer_no_more)
+
+    def pause_writing(self) -> None:
+        self._child.has_room(room=False)
+
+    def resume_writing(self) -> None:
+        self._child.has_room(room=True)
 
     def process_exited(self) -> None:
         # What it has forked may hold its pipes open: that must not keep its end from being noticed.

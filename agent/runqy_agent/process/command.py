@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+class Printed(NamedTuple):
+    """A line that a process has printed.
+
+    Attributes:
+        source: ``stdout`` or ``stderr``.
+        text: without secrets.
+        queue: the parent queue.
+        pid: of the process.
+    """
+
+    source: str
+    text: str
+    queue: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,9 @@ class Command:
         max_message_bytes: longest line accepted from it.
         label: the parent queue, for the log.
         redact: takes secrets out of what the process prints before it becomes part of an error.
+        redact_cut: the same for text whose end was cut off, where half a secret may be left.
+        on_print: is given each line that the process prints, without secrets.
+        gpu: which GPUs it sees, as CUDA names them; "" for whatever there is.
     """
 
     argv: tuple[str, ...]
@@ -34,6 +53,15 @@ class Command:
     max_message_bytes: int = 32 * 1024 * 1024
     label: str = ""
     redact: Callable[[str], str] = str
+    redact_cut: Callable[[str], str] = str
+    on_print: Callable[[Printed], None] = lambda _: None
+    gpu: str = ""
+
+    def on_gpu(self, gpu: str) -> Command:
+        """The same, seeing this GPU alone."""
+        # nvidia-smi counts the cards as they sit on the bus; CUDA would count the fastest first.
+        env = self.env | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
+        return replace(self, env=env, gpu=gpu)
 
 
 def split_command(text: str, python: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from runqy_agent.outcome import Failure, Success
+from runqy_agent.process.lines import task_named_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +74,10 @@ class _Line(Struct, gc=False):
     retry: bool = False
     status: str | None = None
 
+
+_TOO_DEEP = "the process gave an answer that is nested too deeply to be read"
+_MOST_DIGITS = 4000
+"""Of an integer. Python itself refuses to read or write more than 4300, since that takes long."""
 
 _encoder = msgspec.json.Encoder()
 _raw_decoder = msgspec.json.Decoder(Raw)
@@ -185,19 +190,32 @@ def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
 
     The process meant it as an answer, and its task would wait for ever if it were taken for printing. In the result
     NaN and the infinities become null, and wrong bytes replacement characters, since no other reader of the result
-    would accept them.
+    would accept them. Integers of thousands of digits become text. What is nested too deeply to be read at all is a
+    failure of the task that the line names.
     """
     if not line.lstrip().startswith(b"{"):
         return None
     try:
-        parsed = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None, parse_float=_finite)
+        parsed = json.loads(
+            line.decode("utf-8", "replace"),
+            parse_constant=lambda _: None,
+            parse_float=_finite,
+            parse_int=_readable,
+        )
         if not isinstance(parsed, dict) or not isinstance(parsed.get("task_id"), str):
             return None
         result = parsed.get("result")
         text = None if result is None else json.dumps(result, separators=(",", ":")).encode()
-    except (ValueError, RecursionError):
+    except RecursionError:
+        task_id = task_named_in(line)
+        return None if task_id is None else (_Line(task_id=task_id, error=_TOO_DEEP), None)
+    except ValueError:
         return None
     return _Line(task_id=parsed["task_id"], error=parsed.get("error"), retry=parsed.get("retry") is True), text
+
+
+def _readable(text: str) -> int | str:
+    return int(text) if len(text) <= _MOST_DIGITS else text
 
 
 def _finite(text: str) -> float | None:

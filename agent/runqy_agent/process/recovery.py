@@ -32,6 +32,10 @@ class Recovery:
         """The process is up."""
         self._ready_since = self._clock.monotonic()
 
+    def forgive(self) -> None:
+        """Forget the crashes: other code runs now."""
+        self.consecutive_fails = 0
+
     def crashed(self) -> float | None:
         """The process has ended, or failed to become ready.
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from runqy_agent.clock import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.outcome import Outcome
+    from runqy_agent.process.command import Command
 
 
 class Sink(Protocol):
@@ -28,6 +29,28 @@ class Sink(Protocol):
         """A runner's readiness or health is another now."""
 
 
+class ProcessHealth(TypedDict):
+    """How one process is.
+
+    Attributes:
+        pid: 0 if there is none now.
+        state: as that of a runner, or ``recycling``.
+        reason: why it is not ready.
+        tasks: how many it has in flight.
+        memory: resident bytes, its children included; 0 if that is not known yet.
+        restarts: after crashes, since the worker started.
+        gpu: which it sees, as CUDA names it; "" for whatever there is.
+    """
+
+    pid: int
+    state: str
+    reason: str
+    tasks: int
+    memory: int
+    restarts: int
+    gpu: str
+
+
 @dataclass
 class RunnerHealth:
     """How a runner is, for the heartbeat.
@@ -36,17 +59,32 @@ class RunnerHealth:
         state: ``starting``, ``ready``, ``recovering``, ``degraded`` or ``stopped``.
         reason: why it is not ready.
         since: when it came into this state, unix seconds.
+        retry_at: when its process is started next, unix seconds; 0 when it is not waiting for that.
         commit: which commit of the author's code it runs.
+        stale: whether that is not the commit it should run.
+        wanted: the commit it should run; "" if that is not known.
+        stale_reason: why it runs another one.
         dropped_responses: answers to tasks that were not in flight.
+        look: gives how each process is.
     """
 
     state: str = "starting"
     reason: str = ""
     since: float = field(default_factory=lambda: Clock().now())
+    retry_at: float = 0.0
     commit: str = ""
+    stale: bool = False
+    wanted: str = ""
+    stale_reason: str = ""
     consecutive_fails: int = 0
     total_restarts: int = 0
     dropped_responses: int = 0
+    look: Callable[[], list[ProcessHealth]] = list
+
+    @property
+    def processes(self) -> list[ProcessHealth]:
+        """How each process is now."""
+        return self.look()
 
 
 class Runner(Protocol):
@@ -81,6 +119,23 @@ class Runner(Protocol):
         """End everything it has started."""
 
 
+class ProcessRunner(Runner, Protocol):
+    """A runner whose tasks are run by processes of the task author."""
+
+    def use(self, commands: Sequence[Command]) -> None:
+        """Say how its processes are started; before ``start``, or again after it has failed."""
+
+    async def replace(self, command: Command) -> None:
+        """Go over to new code without losing a task.
+
+        Raises:
+            ProcessNotReadyError: the new code did not become ready; everything is as it was.
+        """
+
+    async def settled(self) -> None:
+        """Wait until nothing runs any more of the code that the last ``replace`` has replaced."""
+
+
 class BaseRunner:
     """What all runners have: a name, a sink, and a health that is told when it changes."""
 
@@ -98,12 +153,21 @@ class BaseRunner:
         """Nothing has to be kept going between tasks."""
         await asyncio.get_running_loop().create_future()  # until cancelled
 
-    def _became(self, state: str, reason: str = "") -> None:
-        self.ready = state == "ready"
+    def _became(self, state: str, reason: str = "", *, ready: bool | None = None, retry_at: float = 0.0) -> None:
+        """Change the state.
+
+        Args:
+            state: see ``RunnerHealth``.
+            reason: why it is not ready.
+            ready: whether it takes tasks; None if that follows from the state.
+            retry_at: see ``RunnerHealth``.
+        """
+        self.ready = state == "ready" if ready is None else ready
         if state != self.health.state:  # each failed restart is another reason to recover, not another recovery
             self.health.since = Clock().now()
         self.health.state = state
         self.health.reason = reason
+        self.health.retry_at = retry_at
         self._sink.health_changed()
 
 

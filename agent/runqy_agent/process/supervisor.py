@@ -1,239 +1,293 @@
-"""The long-running process of one parent queue: started once, fed with tasks, started again when it crashes."""
+"""Keeps one process of a pool serving: starts it again when it crashes, recycles it, replaces it by new code."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runqy_agent.clock import Clock
 from runqy_agent.errors import ProcessNotReadyError
-from runqy_agent.outcome import Failure, Unstarted
-from runqy_agent.process.child import Child
-from runqy_agent.process.protocol import Response, UnsendablePayloadError, encode_task
-from runqy_agent.process.runner import BaseRunner, InFlight
+from runqy_agent.process.serving import Reports, ServingProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
 
     from runqy_agent.broker.message import TakenTask
-    from runqy_agent.outcome import Outcome
     from runqy_agent.process.command import Command
-    from runqy_agent.process.lines import LongLine
     from runqy_agent.process.recovery import Recovery
 
 log = logging.getLogger(__name__)
 
-STOP_GRACE = 5.0
-"""Seconds between asking a process to stop and killing its group."""
 
-HUNG_GRACE = 5.0
-"""Seconds a process may go on with a task that nobody waits for, before it is restarted."""
+@dataclass(frozen=True)
+class Limits:
+    """After how much a process is recycled. 0 is never.
 
-
-@dataclass(slots=True)
-class _Abandoned:
-    """A task that nobody waits for, and the ids that the process was given before it and has not answered."""
-
-    task: TakenTask
-    before: set[str]
-    timer: asyncio.TimerHandle | None = None
-
-    def cancel(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-class Supervisor(BaseRunner):
-    """Runs tasks in one long-running process.
-
-    Up to the worker's concurrency of tasks are written ahead; the process answers in any order.
+    Attributes:
+        tasks: after so many.
+        memory: bytes of resident memory, its children included.
     """
 
-    def __init__(self, name: str, command: Command, recovery: Recovery, *, fail_all: bool = False) -> None:
-        """Prepare; ``start`` starts.
+    tasks: int = 0
+    memory: int = 0
 
-        Args:
-            name: the parent queue.
-            command: how to start the process.
-            recovery: when to start it again.
-            fail_all: after a crash every task in flight fails, not only the one that was being executed.
-        """
-        super().__init__(name)
+
+class Supervisor:
+    """One place in a pool.
+
+    All that takes time is done one after another by ``watch``: restarts, recycling, replacing. Only the end of a
+    process is accounted for at once, whatever is going on.
+
+    Attributes:
+        state: ``starting``, ``ready``, ``recycling``, ``recovering`` or ``degraded``.
+        reason: why it is not ready.
+        retry_at: when it is started next, unix seconds; 0 when it is not waiting for that.
+        memory: resident bytes of its process, when that was last looked at.
+        recovery: counts its crashes.
+        on_change: called when its state has changed.
+    """
+
+    def __init__(self, command: Command, reports: Reports, recovery: Recovery, limits: Limits) -> None:
+        self.state = "starting"
+        self.reason = ""
+        self.retry_at = 0.0
+        self.memory = 0
+        self.recovery = recovery
+        self.on_change: Callable[[], None] = lambda: None
         self._command = command
-        self._recovery = recovery
-        self._fail_all = fail_all
-        self._in_flight = InFlight()
-        self._abandoned: dict[str, _Abandoned] = {}
-        self._child: Child | None = None
+        self._reports = reports
+        self._limits = limits
+        self._process: ServingProcess | None = None
+        self._retiring: dict[ServingProcess, asyncio.Task[None]] = {}
+        self._requests: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
+        self._news = asyncio.Event()
+        self._start_at: float | None = 0.0
         self._stopping = False
-        self._hung = ""
+
+    # Tasks.
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes tasks now."""
+        return self.state == "ready"
+
+    @property
+    def load(self) -> int:
+        """How many tasks its process has."""
+        return self._process.load if self._process else 0
+
+    @property
+    def given(self) -> int:
+        """How many tasks its process was given in all."""
+        return self._process.given if self._process else 0
+
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 if there is none."""
+        return self._process.child.pid if self._process and self._process.alive else 0
+
+    @property
+    def gpu(self) -> str:
+        """What it sees of the GPUs, as CUDA names it; "" for whatever there is."""
+        return self._command.gpu
+
+    def give(self, tasks: Sequence[TakenTask]) -> Sequence[TakenTask]:
+        """Hand tasks to the process. Returns those it is not to have, since it is recycled before them."""
+        if self._process is None:
+            return tasks
+        left = self._limits.tasks - self._process.given if self._limits.tasks else 0
+        taken = tasks[:left] if left > 0 else tasks  # beyond its limit it waits for its turn, and serves meanwhile
+        self._process.give(taken)
+        return tasks[len(taken) :]
+
+    @property
+    def due(self) -> str:
+        """Why its process should be recycled; "" if it should not."""
+        if self._limits.tasks and self._process and self._process.given >= self._limits.tasks:
+            return f"it has had its {self._limits.tasks} tasks (worker.max_tasks_per_process)"
+        if self._limits.memory and self.memory > self._limits.memory:
+            used, allowed = self.memory >> 20, self._limits.memory >> 20
+            return f"it uses {used} MiB of memory, more than {allowed} MiB (worker.max_process_memory)"
+        return ""
+
+    def abandon(self, task: TakenTask) -> bool:
+        """Forget a task. Returns whether it was here."""
+        serving = [*self._retiring, *([self._process] if self._process else [])]
+        return any(process.abandon(task) for process in serving)
+
+    # Start and watch.
 
     async def start(self) -> None:
         """Start the process and wait until it is ready.
 
         Raises:
-            ProcessNotReadyError: it is not going to be.
+            ProcessNotReadyError: it is not going to be. ``try_again`` leaves the rest to ``watch``.
         """
-        child = Child(self._command, self._answered, self._answered_too_long, self._wake)
-        self._child = child
-        await child.start()
-        log.info("process %d of queue %s started, waiting until it is ready", child.pid, self.name)
-        try:
-            await child.wait_ready()
-        except BaseException:
-            await asyncio.shield(child.stop(STOP_GRACE))
-            raise
-        self._recovery.became_ready()
-        self._became("ready")
-        log.info("process %d of queue %s is ready", child.pid, self.name)
+        await self._serve(self._command)
+
+    def try_again(self, error: ProcessNotReadyError) -> None:
+        """Another start is to follow this one that failed, when and if the recovery rules say so."""
+        log.error("queue %s: %s", self._command.label, error)
+        self._crashed(str(error))
 
     async def watch(self) -> None:
-        """Notice the end of the process, account for its tasks, and start it again as the recovery rules say."""
-        while not self._stopping:
-            if self._child is None or not self.ready:
-                raise AssertionError("watched before it was ready")
-            await asyncio.shield(self._child.exited)
-            if self._stopping:
-                return
-            await self._ended(self._child)
-            while not self._stopping and not self.ready:
-                await self._restart()
+        """Do what there is to be done, until cancelled."""
+        while True:
+            if self._requests:
+                await self._requests.popleft()()
+            elif self._process is None or not self._process.alive:
+                await self._recover()
+            else:
+                self._news.clear()
+                await self._news.wait()
 
-    async def _ended(self, child: Child) -> None:
-        self.ready = False
-        child.kill()
-        self._forget_abandoned()
-        tasks = self._in_flight.take_all()
-        reason, self._hung = self._hung, ""
-        why = f"the process was restarted: {reason}" if reason else child.how_it_ended()
-        guilty = 0 if reason else (len(tasks) if self._fail_all else 1)
-        for task in tasks[:guilty]:
-            self._sink.finished(task, Failure(why))
-        for task in reversed(tasks[guilty:]):
-            self._sink.finished(task, Unstarted())
-        if reason:
-            self._became("recovering", why)
-        else:
-            log.error(
-                "process %d of queue %s crashed with %d tasks in flight: %s", child.pid, self.name, len(tasks), why
-            )
-            await self._back_off(why)
-        self._wake()
+    async def _serve(self, command: Command, *, new_code: bool = False) -> None:
+        process = ServingProcess(command, self._reports)
+        process.on_hung = lambda: self._hangs(process)
+        process.on_end = self._ended
+        await process.start()
+        self._process = process
+        self.memory = 0
+        self._command = command
+        if new_code:
+            self.recovery.forgive()
+        self.recovery.became_ready()
+        self._became("ready")
 
-    async def _restart(self) -> None:
-        try:
-            await self.start()
-        except ProcessNotReadyError as error:
-            log.error("queue %s: %s", self.name, error)  # noqa: TRY400  # the text says it all
-            await self._back_off(str(error))
+    def _hangs(self, process: ServingProcess) -> None:
+        if process is self._process:
+            self._became("recovering", f"the process was restarted: {process.hung}")
 
-    async def _back_off(self, why: str) -> None:
-        delay = self._recovery.crashed()
-        self.health.consecutive_fails = self._recovery.consecutive_fails
-        self.health.total_restarts = self._recovery.total_restarts
+    def _ended(self, process: ServingProcess) -> None:
+        retirement = self._retiring.pop(process, None)
+        if retirement is None and process is self._process and not self._stopping:
+            if process.hung or process.stopping:
+                self._start_at = 0.0
+            else:
+                self._crashed(process.child.how_it_ended())
+        self._news.set()
+
+    def _crashed(self, why: str) -> None:
+        delay = self.recovery.crashed()
+        loop = asyncio.get_running_loop()
+        self._start_at = None if delay is None else loop.time() + delay
+        self.retry_at = 0.0 if delay is None else Clock().now() + delay
+        name = self._command.label
         if delay is None:
-            self._became("degraded", why)
-            log.error("queue %s takes no more tasks until the worker is restarted: %s", self.name, why)
-            await asyncio.get_running_loop().create_future()  # until cancelled
+            log.error("a process of queue %s stays down until the worker is restarted: %s", name, why)
+            self._became("degraded", why, self.retry_at)
         else:
-            self._became("recovering", why)
-            log.warning("starting the process of queue %s again in %.1f s", self.name, delay)
-            await asyncio.sleep(delay)
+            log.warning("starting the process of queue %s again in %.1f s", name, delay)
+            self._became("recovering", why, self.retry_at)
 
-    def run(self, tasks: Sequence[TakenTask]) -> None:
-        """Write tasks to the process, in one piece."""
-        if not self.ready or self._child is None:
-            for task in reversed(tasks):
-                self._sink.finished(task, Unstarted())
-            self._wake()
+    async def _recover(self) -> None:
+        """Wait until it is time and try once; a request comes first."""
+        self._news.clear()
+        if self._requests:
             return
-        self._child.write(b"".join([self._line(task) for task in tasks if self._in_flight.add(task)]))
-
-    def _line(self, task: TakenTask) -> bytes:
+        wait = None if self._start_at is None else max(0.0, self._start_at - asyncio.get_running_loop().time())
         try:
-            return encode_task(task)
-        except UnsendablePayloadError as error:
-            self._finish(task, Failure(str(error), retry=False))
-            self._wake()
-            return b""
+            await asyncio.wait_for(self._news.wait(), wait)
+        except asyncio.TimeoutError:
+            await self._try()
 
-    def abandon(self, task: TakenTask) -> None:
-        """Forget a task. A process that does not answer it soon after all is still busy with it, and is restarted.
+    async def _try(self) -> None:
+        try:
+            await self._serve(self._command)
+        except ProcessNotReadyError as error:
+            self.try_again(error)
 
-        What was written before it comes first: until that is answered the process has no reason to be busy with it.
+    def _became(self, state: str, reason: str = "", retry_at: float = 0.0) -> None:
+        if not self._stopping:
+            self.state, self.reason, self.retry_at = state, reason, retry_at
+            self.on_change()
+
+    # Recycling and replacing.
+
+    def close(self, why: str) -> None:
+        """Take no more tasks, since ``recycle`` follows at once.
+
+        Args:
+            why: for the log and the status.
         """
-        written = list(self._in_flight.tasks)
-        if self._in_flight.remove(task) and task.id not in self._abandoned and self._child is not None:
-            before = {*written[: written.index(task.id)], *self._abandoned}
-            self._abandoned[task.id] = _Abandoned(task, before)
-            self._watch_next(self._child)
+        log.info("recycling process %d of queue %s: %s", self.pid, self._command.label, why)
+        self._became("recycling", why)
 
-    def _watch_next(self, child: Child) -> None:
-        """Give the process its time for the abandoned task that it is busy with now, if it is."""
-        for abandoned in self._abandoned.values():
-            if not abandoned.before and abandoned.timer is None:
-                loop = asyncio.get_running_loop()
-                abandoned.timer = loop.call_later(HUNG_GRACE, self._still_busy, child, abandoned.task)
-
-    def _forget_abandoned(self) -> None:
-        for abandoned in self._abandoned.values():
-            abandoned.cancel()
-        self._abandoned.clear()
-
-    def _still_busy(self, child: Child, task: TakenTask) -> None:
-        self._abandoned.pop(task.id, None)
-        if child is self._child and self.ready and not self._stopping:
-            self._hung = f"it was still busy with task {task.id}, which is over"
-            log.warning("restarting process %d of queue %s: %s", child.pid, self.name, self._hung)
-            self.ready = False
-            self._stop_task = asyncio.ensure_future(child.stop(STOP_GRACE))
-
-    def _answered(self, response: Response) -> None:
-        task = self._in_flight.tasks.get(response.task_id)
-        if task is None:
-            abandoned = self._abandoned.pop(response.task_id, None)
-            if abandoned is not None:
-                abandoned.cancel()
-                self._let_next(response.task_id)
-            self.health.dropped_responses += 1
-            log.warning("queue %s: dropped an answer to task %r, which is not in flight", self.name, response.task_id)
+    async def recycle(self) -> None:
+        """Let the process finish what it has, stop it, and start another. Returns when that is done."""
+        process = self._process
+        if process is None:
             return
-        self._finish(task, response.outcome())
 
-    def _answered_too_long(self, line: LongLine) -> None:
-        outcome = line.outcome(self._command.max_message_bytes)
-        task = self._in_flight.tasks.get(line.task_id() or "")
-        if task is None:
-            log.warning("queue %s: %s; it answers no task in flight and is dropped", self.name, outcome.error)
-        else:
-            self._finish(task, outcome)
+        async def exchange() -> None:
+            await process.drained()
+            if process is self._process and process.alive:  # else it has crashed meanwhile, which is dealt with as ever
+                await process.stop()
+                await self._try()
 
-    def _finish(self, task: TakenTask, outcome: Outcome) -> None:
-        del self._in_flight.tasks[task.id]
-        self._sink.finished(task, outcome)
-        self._let_next(task.id)
+        await self._request(exchange)
 
-    def _let_next(self, task_id: str) -> None:
-        """The process is through with this id: whichever task of the same id waited is written now."""
-        if self._child is None:
-            return
-        if self._abandoned:
-            for abandoned in self._abandoned.values():
-                abandoned.before.discard(task_id)
-            self._watch_next(self._child)
-        if self._in_flight.waiting:
-            waiting = self._in_flight.next_waiting(task_id)
-            if waiting is not None:
-                self._child.write(self._line(waiting))
+    async def replace(self, command: Command) -> None:
+        """Start new code beside the process; once that is ready new tasks go there, and the old one drains and ends.
 
-    def _wake(self) -> None:
-        self._sink.wake()
+        Raises:
+            ProcessNotReadyError: the new code did not become ready. The old one goes on as before.
+        """
+
+        async def exchange() -> None:
+            old = self._process
+            await self._serve(command, new_code=True)
+            if old is not None and old.alive:
+                old.on_hung = lambda: None
+                self._retiring[old] = asyncio.ensure_future(self._retire(old))
+
+        await self._request(exchange)
+
+    async def _request(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have ``watch`` do something, and wait until it is done. What it raises is raised here."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def report() -> None:
+            try:
+                await work()
+            except asyncio.CancelledError:
+                done.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(None)
+
+        self._requests.append(report)
+        self._news.set()
+        await done
+
+    async def _retire(self, process: ServingProcess) -> None:
+        pid, name = process.child.pid, self._command.label
+        log.info("process %d of queue %s takes no more tasks; it has %d to finish", pid, name, process.load)
+        await process.drained()
+        if process.alive:
+            await process.stop()
+        self._retiring.pop(process, None)
+        log.info("process %d of queue %s has finished, new code serves", pid, name)
+
+    async def settled(self) -> None:
+        """Wait until the processes that were replaced have ended."""
+        await asyncio.gather(*self._retiring.values(), return_exceptions=True)
+
+    # Stop.
 
     async def stop(self) -> None:
-        """Stop the process; tasks it has not answered are not reported any more."""
+        """Stop its processes; tasks they have not answered are not reported any more."""
         self._stopping = True
-        self._became("stopped")
-        self._forget_abandoned()
-        if self._child is not None and self._child.pid:
-            await self._child.stop(STOP_GRACE)
+        self.state = "stopped"
+        for retirement in self._retiring.values():
+            retirement.cancel()
+        serving = [*self._retiring, *([self._process] if self._process else [])]
+        await asyncio.gather(*(process.stop() for process in serving))
