@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +15,7 @@ from runqy_agent.broker.connection import describe
 from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.loops.doubts import Doubts
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
+from runqy_agent.loops.task_log import TaskLog
 from runqy_agent.outcome import Outcome, Unstarted
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Processor(Loop):
 
     Attributes:
         held: the tasks this worker holds, from the moment they are taken until their outcome is written.
-        counts: ``succeeded``, ``failed``, ``lost`` and other outcomes since the start.
+        task_log: counts and logs how tasks have ended. It runs beside this.
+        counts: how many of each outcome there were since the start, ``Lost`` among them.
         exchanging: whether one is under way.
         on_health_change: called when a runner's health has changed.
     """
@@ -66,7 +67,8 @@ class Processor(Loop):
         self._doubts = Doubts()
         self._draining = False
         self.exchanging = False
-        self.counts: Counter[str] = Counter()
+        self.task_log = TaskLog()
+        self.counts = self.task_log.counts
         self.on_health_change: Callable[[], None] | None = None
         for route in routes:
             route.runner.attach(self)
@@ -101,8 +103,9 @@ class Processor(Loop):
         if route is None or task in self._decided:
             return
         self._decided.add(task)
-        route.settled.append(route.policy.settle(task, outcome, self._clock.now_ns()))
-        self.counts[type(outcome).__name__] += 1
+        now_ns = self._clock.now_ns()
+        route.settled.append(route.policy.settle(task, outcome, now_ns))
+        self.task_log.ended(task, outcome, now_ns / 1e9)
 
     def cut_off(self, task: TakenTask, outcome: Outcome) -> None:
         """End the run of a task from outside, with this outcome."""
@@ -153,11 +156,7 @@ class Processor(Loop):
         self._wake.set()
 
     async def drain(self, timeout: float) -> None:
-        """Take nothing more, let running tasks end, put the rest back at the head of their queues.
-
-        Args:
-            timeout: seconds to wait for running tasks.
-        """
+        """Take nothing more, wait ``timeout`` seconds for running tasks, put the rest back to the head of the queue."""
         self.hold()
         await self._wait_empty(timeout)
         await self.put_back()
