@@ -85,6 +85,7 @@ class Policy:
                 ttl = self.ttl_completed
             else:
                 return Settled(task, "done", ("", message.unique_key, "", "", ""))
+        ttl = _countable(ttl, now)
         message.completed_at = now
         result = outcome.result or b"" if self.store_results else b""
         expires_at = now + ttl if ttl else NEVER
@@ -97,7 +98,7 @@ class Policy:
         message.error_msg = stored_error(outcome.error)
         message.last_failed_at = now
         if not outcome.retry or message.retried >= allowed:
-            ttl = self.ttl_archived if task.ttl_archived is None else task.ttl_archived
+            ttl = _countable(self.ttl_archived if task.ttl_archived is None else task.ttl_archived, now)
             return Settled(task, "archive", (message.SerializeToString(), "", "", "", ttl))
         due = now + (self._delay(task, outcome) if outcome.delay is None else max(0, round(outcome.delay)))
         if outcome.counted:
@@ -112,3 +113,8 @@ class Policy:
         except Exception:
             log.exception("the retry delay of task %s cannot be computed, using the default", task.id)
             return round(exponential_retry_delay(retried, outcome.error, task))
+
+
+def _countable(ttl: int, now: int) -> int:
+    """Seconds that Redis can count, as an expiry and as a score; 0, for ever, where it could not."""
+    return ttl if 0 < ttl < NEVER - now else 0

@@ -1,0 +1,45 @@
+"""A task whose numbers nobody sane would write harms nobody: it ends, and so do those that are written with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runqy_agent.broker import keys
+from stage import until
+
+if TYPE_CHECKING:
+    from stage import Stage
+
+QUEUE = "inference.default"
+AUTHOR = """
+import json, sys
+
+print('{"status":"ready"}', flush=True)
+for line in sys.stdin:
+    print(json.dumps({"task_id": json.loads(line)["task_id"], "result": 1}), flush=True)
+"""
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "stamp"),
+    [({"retention": LARGEST}, {}), ({}, {"ttl_completed": LARGEST}), ({"retention": -LARGEST}, {})],
+    ids=["retention", "stamped ttl", "negative retention"],
+)
+def test_a_task_that_is_to_be_kept_beyond_all_times_is_written_and_so_are_its_neighbours(
+    stage: Stage, options: dict[str, int], stamp: dict[str, int]
+) -> None:
+    stage.queue("inference", {"main.py": AUTHOR, "requirements.txt": "# nothing\n"})
+    hostile = stage.client.enqueue(QUEUE, b"{}", **options)
+    for name, value in stamp.items():
+        stage.redis.hset(keys.queue_keys(QUEUE).task_prefix + hostile, name, str(value))
+    innocent = [stage.client.enqueue(QUEUE, b"{}") for _ in range(5)]
+    agent = stage.agent(concurrency=10).wait_running()
+    for task in (hostile, *innocent):
+        stage.until_state(QUEUE, task, "completed", patience=20)
+    until(lambda: stage.number(QUEUE, "processed") == 6, "all six are counted", patience=20)
+    assert stage.ids(QUEUE, "active") == []
+    assert agent.terminate() == 0
+    assert [line for line in agent.log().splitlines() if " WARNING " in line or " ERROR " in line] == []
