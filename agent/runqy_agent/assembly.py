@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from runqy_agent.broker.flat import DEFAULT_MAX_RETRY, FlatDefaults
 from runqy_agent.broker.settle import Policy
-from runqy_agent.deployment import Deployer, Source
 from runqy_agent.errors import ConfigError
 from runqy_agent.loops.canceller import Canceller
 from runqy_agent.loops.deadlines import Deadlines
@@ -21,21 +19,15 @@ from runqy_agent.loops.processor import Processor
 from runqy_agent.loops.recoverer import Recoverer
 from runqy_agent.loops.route import Route
 from runqy_agent.loops.selection import StrictPriority, WeightedShares
-from runqy_agent.process.command import Command, split_command
-from runqy_agent.process.environment import process_environment, refused_names
-from runqy_agent.process.one_shot import OneShot
-from runqy_agent.process.recovery import Recovery
-from runqy_agent.process.supervisor import Supervisor
 from runqy_agent.registration import ServedQueue, register, route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.connection import Client, Clients
     from runqy_agent.clock import Clock
     from runqy_agent.config import Config
-    from runqy_agent.deployment import Release
     from runqy_agent.loops.listener import Listener
     from runqy_agent.loops.loop import Loop
     from runqy_agent.process.runner import Runner
@@ -43,8 +35,6 @@ if TYPE_CHECKING:
     from runqy_agent.retry_delays import RetryDelay
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -144,6 +134,7 @@ def make_loops(
         Forwarder(broker, names),
         Recoverer(broker, clock, {route.queue: route.policy for route in routes}),
         Janitor(broker, names, int(config.worker.ttl_archived)),
+        processor.task_log,
     )
     if clients.watches_sentinels():
         background += (MasterWatch(clients.follow_master),)
@@ -156,76 +147,3 @@ def flat_defaults(config: Config) -> FlatDefaults | None:
         return None
     ceiling = config.retry.max_retry
     return FlatDefaults(DEFAULT_MAX_RETRY if ceiling is None else ceiling, int(config.worker.ttl_completed))
-
-
-async def deploy(config: Config, registrations: Sequence[Registration]) -> dict[str, Release]:
-    """Deploy the code of every parent queue.
-
-    Returns:
-        Parent queue to release.
-
-    Raises:
-        DeploymentError: one of them cannot be deployed.
-    """
-    deployer = Deployer(config.deployment, config.git)
-
-    async def one(registration: Registration) -> Release:
-        deployment = registration.deployment
-        source = Source(deployment.git_url, deployment.branch, deployment.code_path)
-        release = await deployer.deploy(registration.queue.name, source, git_token=registration.git_token)
-        log.info("queue %s: commit %s in %s", release.queue, release.commit[:12], release.code_dir)
-        return release
-
-    releases = await _all_or_none([one(registration) for registration in registrations])
-    return {release.queue: release for release in releases}
-
-
-def make_runner(
-    config: Config, clock: Clock, registration: Registration, release: Release, redact: Callable[[str], str]
-) -> Runner:
-    """The runner of one parent queue, in the mode that the server asks for; errors pass through ``redact``.
-
-    Raises:
-        DeploymentError: its start command makes no sense.
-    """
-    name, deployment = registration.queue.name, registration.deployment
-    for refused in refused_names(registration.vaults):
-        log.warning("queue %s: the vault value %s is not set: it would change how programs are loaded", name, refused)
-    command = Command(
-        argv=split_command(deployment.startup_cmd, release.python),
-        cwd=release.code_dir,
-        env=process_environment(release.environment, deployment.env_vars, registration.vaults),
-        startup_timeout=deployment.startup_timeout_secs,
-        max_message_bytes=config.worker.max_message_bytes,
-        label=name,
-        redact=redact,
-    )
-    if deployment.mode == "one_shot":
-        return OneShot(name, command, prestart=config.one_shot.prestart)
-    recovery = Recovery(config.recovery, clock)
-    return Supervisor(name, command, recovery, fail_all=config.recovery.in_flight == "fail_all")
-
-
-async def start_all(runners: Sequence[Runner]) -> None:
-    """Start all runners at once.
-
-    Raises:
-        ProcessNotReadyError: one of them did not become ready; the others are stopped.
-    """
-    try:
-        await _all_or_none([runner.start() for runner in runners])
-    except BaseException:
-        await asyncio.gather(*(runner.stop() for runner in runners), return_exceptions=True)
-        raise
-
-
-async def _all_or_none(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run steps side by side. If one fails the others are cancelled and its error is raised."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

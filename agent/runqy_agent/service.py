@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
 from runqy_agent.errors import ExitCode, RunqyAgentError
-from runqy_agent.reporting.logs import Redactor, configure_logging
+from runqy_agent.redaction import Redactor
+from runqy_agent.reporting.logs import configure_logging
 from runqy_agent.reporting.status import in_words
 from runqy_agent.reporting.status_server import StatusServer
 from runqy_agent.reporting.systemd import Systemd
@@ -59,7 +60,7 @@ def _use_uvloop() -> None:
 async def _serve(config: Config, redactor: Redactor) -> None:
     worker = Worker(config, redactor=redactor)
     systemd = Systemd()
-    server = StatusServer(config.status.listen, worker.describe)
+    server = StatusServer(config.status.listen, worker.describe, worker.output)
     stopped = False
 
     def stop(signum: signal.Signals) -> None:
@@ -74,13 +75,14 @@ async def _serve(config: Config, redactor: Redactor) -> None:
         loop.add_signal_handler(signum, stop, signum)
     loop.add_signal_handler(signal.SIGTSTP, worker.pause)
     loop.add_signal_handler(signal.SIGCONT, lambda: worker.pause(paused=False))
-    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: redeploying is not part of this version"))
+    loop.add_signal_handler(signal.SIGHUP, worker.redeploy)
     await server.start()
     watchdog = asyncio.create_task(systemd.feed_watchdog(worker.hung), name="watchdog")
 
     def report() -> None:
         status = worker.describe()
         systemd.tell(status["status"], in_words(status))
+        systemd.reloading(now=worker.redeploying)
 
     def changed() -> None:
         loop.call_soon(report)  # whoever has changed something must not suffer from what goes wrong here

@@ -10,7 +10,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent import assembly
-from runqy_agent.broker.connection import Clients, describe, resolve
+from runqy_agent.announcer import Announcer
+from runqy_agent.broker.connection import Clients, resolve
 from runqy_agent.broker.opening import make_presence, open_broker
 from runqy_agent.broker.presence import Identity, WorkerState
 from runqy_agent.broker.watch import Watch
@@ -18,13 +19,11 @@ from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
 from runqy_agent.handlers import HandlerTable
-from runqy_agent.loops.heartbeat import Heartbeat
 from runqy_agent.loops.listener import LOOK_SECONDS, Listener
-from runqy_agent.loops.loop import TROUBLE
-from runqy_agent.reporting.logs import Redactor
-from runqy_agent.reporting.metrics import HostMetrics
+from runqy_agent.redaction import Redactor
 from runqy_agent.reporting.status import Status, describe_worker
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
+from runqy_agent.rollout import Rollout
 from runqy_agent.signals import stop_signals
 
 if TYPE_CHECKING:
@@ -32,15 +31,12 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.connection import Client
-    from runqy_agent.broker.presence import Presence
     from runqy_agent.config import Config
     from runqy_agent.loops.processor import Processor
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration, ServedQueue, ServerRedis
 
 log = logging.getLogger(__name__)
-
-DEREGISTER_SECONDS = 2.0
 
 
 class Worker(HandlerTable):
@@ -77,6 +73,7 @@ class Worker(HandlerTable):
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._parents: dict[str, assembly.Parent] = {}
+        self._rollout: Rollout | None = None
         self._served: list[ServedQueue] = []
         self._listeners: list[Listener] = []
         self._clients = Clients()
@@ -85,9 +82,8 @@ class Worker(HandlerTable):
         self._broker: Broker
         self._subscriber: Client
         self._processor: Processor | None = None
-        self._heartbeat: Heartbeat | None = None
-        self._presence: Presence | None = None
-        self._metrics = HostMetrics(self._clock)
+        self._announcer = Announcer(self._clock)
+        self.output = self._announcer.output
         self._redis = ""
         self.on_change: Callable[[], None] = lambda: None
         """Called when the status or the health of a process has changed."""
@@ -112,7 +108,10 @@ class Worker(HandlerTable):
             )
             self._processor = self._loops.processor
             self._processor.on_health_change = self._changed
-            await assembly.start_all(self._runners())
+            if self._rollout is not None:
+                await self._rollout.start()
+            else:
+                await asyncio.gather(*(runner.start() for runner in self._runners()))
         except BaseException:
             await self._leave()
             raise
@@ -135,9 +134,7 @@ class Worker(HandlerTable):
         flat = assembly.flat_defaults(self.config)
         self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
         self._subscriber = self._clients.open_subscriber(address)
-        self._presence = make_presence(self._broker, self._clock, self.identity)
-        self._heartbeat = Heartbeat(self._presence, self._state, self._metrics.read)
-        self._heartbeat.start()
+        self._announcer.start(make_presence(self._broker, self._clock, self.identity), self._state)
         waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)
         for served in self._served:
             self._listeners.append(Listener(Watch(self._broker, waiting, served.name, self.identity.uuid)))
@@ -151,13 +148,10 @@ class Worker(HandlerTable):
             names = (served.parent for served in self._served)
             self._parents = {name: assembly.Parent(shared, stored.get(name, True)) for name in names}
             return
-        releases = await assembly.deploy(self.config, registrations)
-        for registration in registrations:
-            name = registration.queue.name
-            redact = self._redactor.redact
-            runner = assembly.make_runner(self.config, self._clock, registration, releases[name], redact)
-            runner.health.commit = releases[name].commit
-            self._parents[name] = assembly.Parent(runner, stored[name])
+        self._rollout = Rollout(self.config, self._clock, self._redactor, self.output)
+        self._rollout.on_change = self._changed
+        code = await self._rollout.prepare(registrations)
+        self._parents = {name: assembly.Parent(runner, stored[name]) for name, runner in code.items()}
 
     def _runners(self) -> list[Runner]:
         return list(dict.fromkeys(parent.runner for parent in self._parents.values()))
@@ -178,7 +172,7 @@ class Worker(HandlerTable):
         runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
         watched += [loop.start() for loop in (*self._loops.background, *self._listeners, self._loops.leases, processor)]
-        watched += [self._heartbeat.task] if self._heartbeat and self._heartbeat.task else []
+        watched += self._announcer.tasks
         self._become("running")
         log.info("running: concurrency %d", self.config.worker.concurrency)
         stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
@@ -192,6 +186,8 @@ class Worker(HandlerTable):
             for task in dead:
                 log.critical("%s has ended, stopping the worker", task.get_name(), exc_info=_exception(task))
             stop.cancel()
+            if self._rollout is not None:
+                await self._rollout.stop()
             await self._drain(processor, processor_alive=processor.task not in dead)
             for task in watched[: len(runners)]:
                 task.cancel()
@@ -217,14 +213,8 @@ class Worker(HandlerTable):
         await asyncio.gather(*(loop.stop() for loop in self._loops.background))
 
     async def _leave(self) -> None:
-        """Stop beating, remove this worker from Redis, close all connections."""
-        if self._presence is not None and self._heartbeat is not None:
-            await self._heartbeat.stop()
-            try:
-                await asyncio.wait_for(self._presence.clear(), DEREGISTER_SECONDS)
-            except TROUBLE as error:
-                log.warning("this worker's records in Redis are left to expire: %s", describe(error))
-            self._presence = None
+        """Remove this worker from Redis, close all connections."""
+        await self._announcer.stop()
         await self._clients.close()
         self._loop = None
         self.status = "stopped"
@@ -250,6 +240,18 @@ class Worker(HandlerTable):
             self._processor.hold(draining=paused)
             self._become("draining" if paused else "running")
 
+    def redeploy(self) -> None:
+        """Go over to new code if there is some, without losing a task. How that goes, the status tells."""
+        if self._rollout and self.status in {"running", "draining"} and not self._stop_requested.is_set():
+            self._rollout.redeploy()
+        else:
+            log.warning("there is nothing to redeploy: the worker is %s", self.status)
+
+    @property
+    def redeploying(self) -> bool:
+        """Whether it is at that."""
+        return self._rollout is not None and self._rollout.progress.running
+
     async def serve(self) -> None:
         """``bootstrap`` and ``run`` in one; ``stop`` ends it also before the start is complete.
 
@@ -273,10 +275,7 @@ class Worker(HandlerTable):
     def run_blocking(self) -> None:
         """``serve`` for a program without an event loop; returns when the worker has ended.
 
-        Called in the main thread, it makes SIGTERM and SIGINT call ``stop`` as long as it runs.
-
-        Raises:
-            RunqyAgentError: as ``serve`` does.
+        Called in the main thread, it makes SIGTERM and SIGINT call ``stop`` meanwhile. Raises what ``serve`` does.
         """
         with stop_signals(self.stop):
             asyncio.run(self.serve())
@@ -288,18 +287,18 @@ class Worker(HandlerTable):
         self._changed()
 
     def _changed(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.nudge()
+        self._announcer.nudge()
         self.on_change()
 
     def describe(self) -> Status:
         """What the worker tells about itself on its host; see ``reporting.status``."""
         where = {"redis": self._redis, "config": self.config.path}
-        return describe_worker(self._state(), self.identity, self._heartbeat, now=self._clock.now(), **where)
+        heartbeat, progress = self._announcer.heartbeat, self._rollout.progress if self._rollout else None
+        return describe_worker(self._state(), self.identity, heartbeat, progress, now=self._clock.now(), **where)
 
     def hung(self) -> list[str]:
         """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""
-        loops = [self._heartbeat, self._processor, self._processor and self._loops.leases]
+        loops = [self._announcer.heartbeat, self._processor, self._processor and self._loops.leases]
         return [loop.name for loop in loops if loop is not None and loop.hung]
 
     def _state(self, metrics: str = "{}") -> WorkerState:

@@ -32,9 +32,15 @@ def process(state: str = "ready", reason: str = "") -> ProcessStatus:
         "state": state,
         "reason": reason,
         "since": NOW - 60,
+        "retry_at": 0.0,
         "commit": "c" * 40,
+        "stale": False,
+        "wanted": "",
+        "stale_reason": "",
         "consecutive_fails": 0,
         "total_restarts": 2,
+        "dropped_responses": 0,
+        "processes": [],
     }
 
 
@@ -52,6 +58,7 @@ def status(**changes: Any) -> Status:
         "running": 2,
         "tasks": {"succeeded": 5, "failed": 1, "put_back": 0, "lost": 0},
         "processes": {"inference": process()},
+        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}},
         "redis": {"address": "redis:6379", "last_beat": NOW - 1, "error": ""},
         "config": "",
         "now": NOW,

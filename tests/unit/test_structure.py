@@ -106,9 +106,9 @@ def test_arrows_point_down(package: str, forbidden: tuple[str, ...]) -> None:
     assert wrong == []
 
 
-def test_only_the_worker_and_the_service_import_reporting() -> None:
+def test_only_the_worker_its_announcer_and_the_service_import_reporting() -> None:
     outside = {name for name in importers_of("reporting") if not is_below(name, "reporting", "demo")}
-    assert outside <= {"runqy_agent.worker", "runqy_agent.service"}
+    assert outside <= {"runqy_agent.worker", "runqy_agent.announcer", "runqy_agent.service"}
 
 
 @pytest.mark.parametrize("ground", ["errors", "clock", "outcome"])

@@ -86,7 +86,7 @@ def _waiting(probe: str) -> list[tuple[Any, ...]]:
 
 
 def _records() -> list[tuple[Any, ...]]:
-    own = (keys.server(_PROBE), keys.active_workers(_PROBE), keys.worker(_PROBE))
+    own = (keys.server(_PROBE), keys.active_workers(_PROBE), keys.worker(_PROBE), keys.worker_output(_PROBE))
     lookup = (keys.LOOKUP_PREFIX + _PROBE, keys.RESULT_PREFIX + _PROBE)
     return [
         ("ZREM", keys.SERVERS, _PROBE),
@@ -96,7 +96,7 @@ def _records() -> list[tuple[Any, ...]]:
 
 
 def _flat_records() -> list[tuple[Any, ...]]:
-    own = (keys.worker(_PROBE), keys.LOOKUP_PREFIX + _PROBE, keys.RESULT_PREFIX + _PROBE)
+    own = (keys.worker(_PROBE), keys.worker_output(_PROBE), keys.LOOKUP_PREFIX + _PROBE, keys.RESULT_PREFIX + _PROBE)
     return [("SREM", keys.WORKERS, _PROBE), *(("DEL", key) for key in own)]
 
 

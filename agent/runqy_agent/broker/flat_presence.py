@@ -45,7 +45,7 @@ class FlatPresence(Presence):
     async def clear(self) -> None:
         """Remove every record of this worker. Raises what Redis raises."""
         client = self._broker.client
-        await client.delete(self._worker_key)
+        await client.delete(self._worker_key, self._output_key)
         try:
             await client.srem(keys.WORKERS, self.identity.worker_id)
         except ResponseError:  # another program keeps a sorted set there

@@ -114,3 +114,8 @@ def active_workers(instance: str) -> str:
 def worker(worker_id: str) -> str:
     """The hash by which the runqy server knows a worker."""
     return WORKER_PREFIX + worker_id
+
+
+def worker_output(worker_id: str) -> str:
+    """The list of what the processes of a worker have printed. It is no hash, so the server's scan passes it over."""
+    return worker(worker_id) + ":logs"

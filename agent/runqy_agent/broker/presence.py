@@ -13,7 +13,8 @@ from runqy_agent.broker import keys
 from runqy_agent.broker.asynq_pb2 import ServerInfo, WorkerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
@@ -47,14 +48,23 @@ class Identity:
 
 
 class Health(Protocol):
-    """How a runner is, as far as it is told in Redis."""
+    """How a runner is, as far as it is told in Redis and by the status; see ``RunnerHealth``."""
 
     state: str
     reason: str
     since: float
+    retry_at: float
     commit: str
+    stale: bool
+    wanted: str
+    stale_reason: str
     consecutive_fails: int
     total_restarts: int
+    dropped_responses: int
+
+    @property
+    def processes(self) -> Sequence[Mapping[str, Any]]:
+        """How each of its processes is."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,22 @@ class WorkerState:
             {queue: {name: getattr(health, name) for name in names} for queue, health in self.health.items()}
         )
 
+    @property
+    def commits(self) -> str:
+        """JSON: for each parent queue whose code comes from a repository, which commit of it serves."""
+        return json.dumps({queue: health.commit for queue, health in self.health.items() if health.commit})
+
+    @property
+    def stale(self) -> str:
+        """JSON: for each parent queue that serves other code than it should ``commit``, ``wanted`` and ``reason``."""
+        return json.dumps(
+            {
+                queue: {"commit": health.commit, "wanted": health.wanted, "reason": health.stale_reason}
+                for queue, health in self.health.items()
+                if health.stale
+            }
+        )
+
 
 class Presence:
     """Writes and removes the records of one worker."""
@@ -109,6 +135,7 @@ class Presence:
         self._server_key = keys.server(identity.worker_id)
         self._active_key = keys.active_workers(identity.worker_id)
         self._worker_key = keys.worker(identity.worker_id)
+        self._output_key = keys.worker_output(identity.worker_id)
 
     async def beat(self, state: WorkerState) -> None:
         """Write everything anew. Raises what Redis raises."""
@@ -127,12 +154,24 @@ class Presence:
             ("record", [self._worker_key], [WORKER_TTL, *record]),
         )
 
+    async def write_output(self, lines: Sequence[str], *, keep: int) -> bool:
+        """Add lines to the list of what the processes print, and renew its life. Raises what Redis raises.
+
+        Args:
+            lines: as JSON; maybe none.
+            keep: how many of the newest stay.
+
+        Returns:
+            Whether there were lines before.
+        """
+        return bool(await self._broker.run_script("printed", [self._output_key], [WORKER_TTL, keep, *lines]))
+
     async def clear(self) -> None:
         """Remove every record of this worker. Raises what Redis raises."""
         async with self._broker.client.pipeline(transaction=False) as pipeline:
             pipeline.zrem(keys.SERVERS, self._server_key)
             pipeline.zrem(keys.WORKERS, self._active_key, self.identity.worker_id)
-            for key in (self._server_key, self._active_key, self._worker_key):
+            for key in (self._server_key, self._active_key, self._worker_key, self._output_key):
                 pipeline.delete(key)
             await pipeline.execute()
 
@@ -149,6 +188,8 @@ class Presence:
             "version": __version__,
             "metrics": state.metrics,
             "recovery": state.recovery,
+            "commits": state.commits,
+            "stale": state.stale,
             "tasks": state.tasks,
         }
 

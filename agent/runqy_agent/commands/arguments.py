@@ -25,6 +25,8 @@ COMMANDS = {
     "status": "show the worker of this host, or all workers in Redis",
     "health": "say whether the worker is healthy: exit code 0, or 1",
     "drain": "let the worker finish its tasks and take no new ones",
+    "redeploy": "let the worker go over to new code",
+    "logs": "show what the processes of the task authors have printed last",
     "heal": "restart the worker if it is unhealthy, at most so often an hour",
 }
 _RECORDS = "/var/lib/runqy-agent-heal"
@@ -47,8 +49,13 @@ def add_commands(commands: Any, add_sources: Callable[[argparse.ArgumentParser],
         if name == "drain":
             _duration(parser, "--wait", 60.0, "how long to wait until no task is running")
             parser.add_argument("--undo", action="store_true", help="take tasks again")
-        if name != "status":
-            text = "signal the main process of this unit" if name == "drain" else "ask systemd about this unit too"
+        if name == "redeploy":
+            _duration(parser, "--wait", 600.0, "how long to wait until that is done; 0s: not at all")
+        if name == "logs":
+            _add_showing(parser)
+        if name not in {"status", "logs"}:
+            signals = name in {"drain", "redeploy"}
+            text = "signal the main process of this unit" if signals else "ask systemd about this unit too"
             parser.add_argument("--unit", default="", required=name == "heal", help=text)
             parser.add_argument("--user", action="store_true", help="the unit is one of systemd --user")
         if name in {"health", "heal"}:
@@ -67,6 +74,12 @@ def _add_waiting(parser: argparse.ArgumentParser) -> None:
     _duration(parser, "--interval", 2.0, "between two looks at a healthy worker")
     parser.add_argument("--other-than", default="", metavar="WORKER_ID", help="the worker must be another than this")
     parser.add_argument("--expect-version", default="", metavar="VERSION", help="the worker must have this version")
+
+
+def _add_showing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lines", type=_positive, default=100, metavar="N", help="so many of the newest (100)")
+    parser.add_argument("--follow", action="store_true", help="go on with those to come, until Ctrl-C")
+    parser.add_argument("--queue", default="", help="only of this parent queue")
 
 
 def _add_healing(parser: argparse.ArgumentParser) -> None:
@@ -125,9 +138,13 @@ def execute(command: str, arguments: argparse.Namespace, path: str | None, overr
     endpoint = Endpoint(arguments.address or status_address(path, os.environ, overrides))
     if command == "status":
         return _status(arguments, endpoint)
+    if command == "logs":
+        return _logs(arguments, endpoint)
     unit = _unit(arguments) if arguments.unit else None
     if command == "drain":
         return _drain(arguments, endpoint, unit)
+    if command == "redeploy":
+        return _redeploy(arguments, endpoint, unit)
     from runqy_agent.commands.look import Watcher  # noqa: PLC0415
 
     watcher = Watcher(endpoint, unit, arguments.not_ready_after)
@@ -171,6 +188,27 @@ def _drain(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | None)
     else:
         print(f"{status['status']}, {status['running']} tasks are running")
     return ExitCode.DONE if done else ExitCode.OTHER
+
+
+def _logs(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
+    from runqy_agent.commands.logs import show_logs  # noqa: PLC0415
+
+    show_logs(endpoint, arguments.lines, arguments.queue, follow=arguments.follow, as_json=arguments.json)
+    return ExitCode.DONE
+
+
+def _redeploy(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | None) -> int:
+    from runqy_agent.commands.redeploy import all_well, in_lines, redeploy  # noqa: PLC0415
+
+    status, done = redeploy(endpoint, unit, arguments.wait)
+    results = status["redeploy"]["results"] if done else {}
+    if arguments.json:
+        print(json.dumps({"worker_id": status["worker_id"], "done": done, "results": results}))
+    elif done:
+        print("\n".join(in_lines(status)))
+    else:
+        print("the worker has been told" if not arguments.wait else "the worker is still at it")
+    return ExitCode.DONE if (done and all_well(status)) or not arguments.wait else ExitCode.OTHER
 
 
 def _health(arguments: argparse.Namespace, watcher: Watcher) -> int:

@@ -8,6 +8,7 @@ import re
 import socket
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 from runqy_agent.config.address import parse_address
 from runqy_agent.errors import ConfigError, RunqyAgentError
@@ -17,6 +18,8 @@ _ADDRESSES = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s,/:\[\]]+):(\d+)")
 
 Status = dict[str, Any]
 """See ``reporting.status``."""
+Output = dict[str, Any]
+"""``worker_id`` and ``lines``; see ``reporting.output``."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -59,9 +62,26 @@ class Endpoint:
         Raises:
             RunqyAgentError: it may not be asked, or somebody else answers.
         """
+        return self._get("/status", {"worker_id", "processes"})
+
+    def output(self, lines: int, after: int = 0, queue: str = "") -> Output | None:
+        """What its processes have printed; None if it does not answer.
+
+        Args:
+            lines: how many lines, the newest.
+            after: only those with a larger number.
+            queue: only those of this parent queue.
+
+        Raises:
+            RunqyAgentError: it may not be asked, or somebody else answers, or a worker that is older than this.
+        """
+        wanted = urlencode({"lines": lines, "after": after, "queue": queue})
+        return self._get(f"/logs?{wanted}", {"worker_id", "lines"})
+
+    def _get(self, page: str, names: set[str]) -> dict[str, Any] | None:
         connection = self._connection()
         try:
-            connection.request("GET", "/status")
+            connection.request("GET", page)
             response = connection.getresponse()
             code, body = response.status, response.read()
         except PermissionError:
@@ -73,28 +93,32 @@ class Endpoint:
             return None
         finally:
             connection.close()
-        return self._read(code, body) if code < HTTPStatus.INTERNAL_SERVER_ERROR else None
+        return self._read(code, body, names) if code < HTTPStatus.INTERNAL_SERVER_ERROR else None
 
     def must_answer(self) -> Status:
         """``status``, and RunqyAgentError if there is none."""
         status = self.status()
         if status is None:
-            raise RunqyAgentError(f"no worker answers at {self.address}; is it running, and is that its status.listen?")
+            raise self.silent()
         return status
+
+    def silent(self) -> RunqyAgentError:
+        """What to raise when there must be an answer and is none."""
+        return RunqyAgentError(f"no worker answers at {self.address}; is it running, and is that its status.listen?")
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._path:
             return _UnixConnection(self._path, ANSWER_SECONDS)
         return http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
 
-    def _read(self, code: int, body: bytes) -> Status:
+    def _read(self, code: int, body: bytes, names: set[str]) -> dict[str, Any]:
         try:
-            status = json.loads(body)
+            answer = json.loads(body)
         except ValueError:
-            status = None
-        if code != HTTPStatus.OK or not isinstance(status, dict) or not {"worker_id", "processes"} <= status.keys():
+            answer = None
+        if code != HTTPStatus.OK or not isinstance(answer, dict) or not names <= answer.keys():
             raise RunqyAgentError(f"whatever answers at {self.address} is not a worker's status endpoint")
-        return status
+        return answer
 
 
 def reachable(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ class FleetWorker:
         version: "" for workers that do not tell.
         queues: names, with their priority as in ``inference.high:9``.
         last_beat, started_at: unix seconds.
+        commits: parent queue to the commit that serves; empty for workers that do not tell.
+        stale: parent queues that serve other code than they should, to ``commit``, ``wanted`` and ``reason``.
     """
 
     worker_id: str
@@ -36,6 +39,8 @@ class FleetWorker:
     concurrency: int
     started_at: float
     last_beat: float
+    commits: dict[str, Any]
+    stale: dict[str, Any]
 
 
 async def read_fleet(config: Config) -> list[FleetWorker]:
@@ -82,7 +87,17 @@ def _worker(worker_id: str, record: Mapping[bytes, bytes]) -> FleetWorker:
         concurrency=_number(fields, "concurrency"),
         started_at=_number(fields, "started_at"),
         last_beat=_number(fields, "last_beat"),
+        commits=_object(fields, "commits"),
+        stale=_object(fields, "stale"),
     )
+
+
+def _object(fields: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(fields.get(name, ""))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _number(fields: Mapping[str, str], name: str) -> int:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from runqy_agent.commands.endpoint import Status
     from runqy_agent.commands.fleet import FleetWorker
 
+SHORT = 12
+"""As many digits of a commit are shown."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -30,12 +32,36 @@ def host_overview(status: Status) -> str:
         ("ended", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status["tasks"].items())),
         ("Redis", _redis(status["redis"], now)),
     ]
+    if (status.get("redeploy") or {}).get("running"):
+        rows.append(("redeploying", "it goes over to new code"))
     for name, process in status["processes"].items():
-        commit = f", commit {process['commit'][:12]}" if process["commit"] else ""
-        reason = f": {process['reason']}" if process["reason"] else ""
-        since = age(now - process["since"])
-        rows.append((f"process {name}", f"{process['state']} for {since}{commit}{reason}"))
+        rows += _process_rows(name, process, now)
     return "\n".join(f"{name:<18}{value}" for name, value in rows)
+
+
+def _process_rows(name: str, process: Mapping[str, Any], now: float) -> Iterable[tuple[str, str]]:
+    """One parent queue: how it is, why it does not serve what it should, and each process of a pool.
+
+    An agent from before an upgrade may be running still: it does not tell what is new.
+    """
+    commit = f", commit {process['commit'][:SHORT]}" if process["commit"] else ""
+    reason = f": {process['reason']}" if process["reason"] else ""
+    soon = process.get("retry_at", 0) - now
+    again = f" (again in {age(soon)})" if soon > 0 else ""
+    yield f"process {name}", f"{process['state']} for {age(now - process['since'])}{commit}{reason}{again}"
+    if process.get("stale"):
+        instead = f" instead of {process['wanted'][:SHORT]}" if process["wanted"] else ""
+        yield "  stale", f"commit {process['commit'][:SHORT]} serves{instead}: {process['stale_reason']}"
+    pool = process.get("processes", ())
+    for each in pool if len(pool) > 1 else ():
+        yield f"  pid {each['pid'] or '-'}", _pooled(each)
+
+
+def _pooled(process: Mapping[str, Any]) -> str:
+    gpu = f", GPU {process['gpu']}" if process["gpu"] else ""
+    memory = f", {process['memory'] >> 20} MiB" if process["memory"] else ""
+    reason = f": {process['reason']}" if process["reason"] else ""
+    return f"{process['state']}, {process['tasks']} tasks{memory}, {process['restarts']} restarts{gpu}{reason}"
 
 
 def _redis(redis: Mapping[str, Any], now: float) -> str:
@@ -46,13 +72,14 @@ def _redis(redis: Mapping[str, Any], now: float) -> str:
 def fleet_table(workers: Sequence[FleetWorker]) -> str:
     """One line for each worker."""
     now = time.time()
-    head = ("WORKER", "VERSION", "STATUS", "HEALTHY", "UP", "BEAT", "QUEUES")
+    head = ("WORKER", "VERSION", "STATUS", "HEALTHY", "STALE", "UP", "BEAT", "QUEUES")
     rows = [
         (
             worker.worker_id,
             worker.version or "-",
             worker.status,
             "yes" if worker.healthy else "no",
+            " ".join(worker.stale) or "-",
             age(now - worker.started_at),
             _ago(worker.last_beat, now),
             " ".join(worker.queues),

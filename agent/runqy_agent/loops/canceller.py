@@ -27,6 +27,10 @@ PONG_SECONDS = 10.0
 CANCELLED = "context canceled: the task was cancelled through asynq:cancel"
 
 
+class NoAnswerError(RedisTimeoutError):
+    """A silent subscription is no longer alive."""
+
+
 class Canceller(Loop):
     """Subscribes, and subscribes again after a drop.
 
@@ -54,10 +58,25 @@ class Canceller(Loop):
             async with self._client.pubsub() as subscription:
                 await subscription.subscribe(keys.CANCEL)
                 while True:
-                    await self._next(subscription)
+                    await self._next_or_again(subscription)
                     backoff.reset()
         except TROUBLE as error:
             return error
+
+    async def _next_or_again(self, subscription: PubSub) -> None:
+        """Read on. Where redis-py loses the connection it subscribes again, and raises all the same.
+
+        To throw that subscription away would lose what has been published to it meanwhile.
+        """
+        before = subscription.connection
+        try:
+            await self._next(subscription)
+        except NoAnswerError:
+            raise  # connected or not, nobody is there
+        except TROUBLE as error:
+            if before is None or not before.is_connected:
+                raise
+            log.info("the subscription to %s was lost (%s) and made again", keys.CANCEL, describe(error))
 
     async def _next(self, subscription: PubSub) -> None:
         found = await subscription.get_message(timeout=PING_SECONDS)
@@ -65,7 +84,7 @@ class Canceller(Loop):
             await subscription.ping()
             found = await subscription.get_message(timeout=PONG_SECONDS)
         if found is None:
-            raise RedisTimeoutError(f"no answer to a ping for {PONG_SECONDS:g} s")
+            raise NoAnswerError(f"no answer to a ping for {PONG_SECONDS:g} s")
         if found["type"] == "message":
             self._cancel(found["data"].decode("utf-8", "surrogateescape"))
 

@@ -39,12 +39,32 @@ class _StatusCollector(Collector):
         yield ended
         if status["redis"]["last_beat"] is not None:
             yield _gauge("last_beat_seconds", "When Redis took its last heartbeat", status["redis"]["last_beat"])
-        ready = GaugeMetricFamily("runqy_agent_process_ready", "Whether the process takes tasks", labels=["queue"])
-        restarts = CounterMetricFamily("runqy_agent_process_restarts", "Restarts after a crash", labels=["queue"])
-        for queue, process in status["processes"].items():
-            ready.add_metric([queue], float(process["state"] == "ready"))
-            restarts.add_metric([queue], process["total_restarts"])
-        yield from (ready, restarts)
+        if status["redeploy"] is not None:
+            yield _gauge("redeploying", "Whether it goes over to new code", status["redeploy"]["running"])
+        yield from _of_queues(status)
+
+
+def _of_queues(status: Status) -> Iterator[Metric]:
+    ready = _by_queue("process_ready", "Whether the process takes tasks")
+    stale = _by_queue("process_stale", "Whether it serves other code than it should")
+    number = _by_queue("processes", "Processes that are alive")
+    memory = _by_queue("process_memory_bytes", "Resident memory of its processes and their children")
+    restarts = CounterMetricFamily("runqy_agent_process_restarts", "Restarts after a crash", labels=["queue"])
+    dropped = CounterMetricFamily(
+        "runqy_agent_dropped_responses", "Answers to tasks that were not in flight", labels=["queue"]
+    )
+    for queue, process in status["processes"].items():
+        ready.add_metric([queue], float(process["state"] == "ready"))
+        stale.add_metric([queue], float(process["stale"]))
+        number.add_metric([queue], sum(each["pid"] != 0 for each in process["processes"]))
+        memory.add_metric([queue], sum(each["memory"] for each in process["processes"]))
+        restarts.add_metric([queue], process["total_restarts"])
+        dropped.add_metric([queue], process["dropped_responses"])
+    yield from (ready, stale, number, memory, restarts, dropped)
+
+
+def _by_queue(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"runqy_agent_{name}", text, labels=["queue"])
 
 
 def _gauge(name: str, text: str, value: Any) -> GaugeMetricFamily:

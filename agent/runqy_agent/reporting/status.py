@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypedDict
 
 from runqy_agent._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
     from runqy_agent.broker.presence import Health, Identity, WorkerState
     from runqy_agent.loops.heartbeat import Heartbeat
+    from runqy_agent.rollout import Progress
+
+
+SHORT = 12
+"""As many digits of a commit are shown to people."""
 
 
 class ProcessStatus(TypedDict):
-    """How the process of one parent queue is. ``since`` is when it came into this state, unix seconds."""
+    """How the processes of one parent queue are. Times are unix seconds.
+
+    Attributes:
+        since: when they came into this state.
+        retry_at: when one is started again; 0 if none waits for that.
+        commit: which commit of the author's code serves; "" where the code is not the agent's to deploy.
+        stale: whether that is not the one that should.
+        wanted: the one that should; "" if that is not known, or if all is well.
+        stale_reason: why it does not.
+        dropped_responses: answers to tasks that were not in flight.
+        processes: each with ``pid``, ``state``, ``reason``, ``tasks``, ``memory``, ``restarts`` and ``gpu``; see
+            ``ProcessHealth``.
+    """
 
     state: str
     reason: str
     since: float
+    retry_at: float
     commit: str
+    stale: bool
+    wanted: str
+    stale_reason: str
     consecutive_fails: int
     total_restarts: int
+    dropped_responses: int
+    processes: Sequence[Mapping[str, Any]]
+
+
+class RedeployStatus(TypedDict):
+    """How redeploying goes.
+
+    Attributes:
+        number: how many have been begun since the start of the worker.
+        running: whether one is under way.
+        at: when the last one ended, unix seconds; 0 before that.
+        results: of the last one, by parent queue: ``outcome`` (``switched``, ``unchanged`` or ``failed``), ``commit``
+            (which serves), and ``reason`` ("" if that is the one that should).
+    """
+
+    number: int
+    running: bool
+    at: float
+    results: dict[str, dict[str, str]]
 
 
 class RedisStatus(TypedDict):
@@ -47,6 +91,7 @@ class Status(TypedDict):
         running: how many tasks are running.
         tasks: how many have ended how.
         processes: by parent queue.
+        redeploy: None where there is nothing to deploy, or not yet.
         config: the path of the configuration; "" for none.
     """
 
@@ -62,13 +107,21 @@ class Status(TypedDict):
     running: int
     tasks: dict[str, int]
     processes: dict[str, ProcessStatus]
+    redeploy: RedeployStatus | None
     redis: RedisStatus
     config: str
     now: float
 
 
 def describe_worker(
-    state: WorkerState, identity: Identity, heartbeat: Heartbeat | None, *, now: float, redis: str, config: str
+    state: WorkerState,
+    identity: Identity,
+    heartbeat: Heartbeat | None,
+    progress: Progress | None,
+    *,
+    now: float,
+    redis: str,
+    config: str,
 ) -> Status:
     """Put it together.
 
@@ -76,6 +129,7 @@ def describe_worker(
         state: what the heartbeat tells.
         identity: who the worker is.
         heartbeat: None before there is one.
+        progress: of redeploying; None where there is nothing to deploy.
         now: unix seconds.
         redis: the address of Redis, without user and password; "" before it is known.
         config: the path of the configuration; "" for none.
@@ -93,6 +147,7 @@ def describe_worker(
         "running": len(list(state.running)),
         "tasks": json.loads(state.tasks),
         "processes": {name: _process(health) for name, health in state.health.items()},
+        "redeploy": _redeploy(progress) if progress else None,
         "redis": {
             "address": redis,
             "last_beat": heartbeat.last_beat if heartbeat else None,
@@ -108,16 +163,40 @@ def _process(health: Health) -> ProcessStatus:
         "state": health.state,
         "reason": health.reason,
         "since": health.since,
+        "retry_at": health.retry_at,
         "commit": health.commit,
+        "stale": health.stale,
+        "wanted": health.wanted,
+        "stale_reason": health.stale_reason,
         "consecutive_fails": health.consecutive_fails,
         "total_restarts": health.total_restarts,
+        "dropped_responses": health.dropped_responses,
+        "processes": health.processes,
     }
+
+
+def _redeploy(progress: Progress) -> RedeployStatus:
+    results = {name: asdict(result) for name, result in progress.results.items()}
+    return {"number": progress.number, "running": progress.running, "at": progress.at, "results": results}
 
 
 def in_words(status: Status) -> str:
     """The worker in one line, for ``systemctl status``. Of a reason the first line: the log has the rest."""
-    processes = []
-    for name, process in status["processes"].items():
-        reason = process["reason"].strip().partition("\n")[0]
-        processes.append(f"{name} {process['state']}" + (f" ({reason})" if reason else ""))
-    return f"{status['status']}: {', '.join(processes)}" if processes else status["status"]
+    word = status["status"]
+    if status["redeploy"] and status["redeploy"]["running"]:
+        word += ", redeploying"
+    processes = [_in_words(name, process) for name, process in status["processes"].items()]
+    return f"{word}: {', '.join(processes)}" if processes else word
+
+
+def _in_words(name: str, process: ProcessStatus) -> str:
+    remarks = [_first_line(process["reason"])] if process["reason"].strip() else []
+    if process["stale"]:
+        instead = f" instead of {process['wanted'][:SHORT]}" if process["wanted"] else ""
+        reason = _first_line(process["stale_reason"])
+        remarks.append(f"stale: commit {process['commit'][:SHORT]} serves{instead}: {reason}")
+    return f"{name} {process['state']}" + (f" ({'; '.join(remarks)})" if remarks else "")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

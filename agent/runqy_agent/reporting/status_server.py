@@ -1,14 +1,16 @@
-"""The local status endpoint: ``/status``, ``/health`` and ``/metrics`` over HTTP, to read only."""
+"""The local status endpoint: ``/status``, ``/health``, ``/metrics`` and ``/logs`` over HTTP, to read only."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import re
 import socket
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from runqy_agent.config.address import is_loopback, parse_address
 from runqy_agent.config.settings import StatusSettings
@@ -19,6 +21,7 @@ from runqy_agent.reporting import prometheus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from runqy_agent.reporting.output import Output
     from runqy_agent.reporting.status import Status
 
 log = logging.getLogger(__name__)
@@ -30,21 +33,24 @@ MAX_CONNECTIONS = 32
 SOCKET_MODE = 0o660
 _JSON = "application/json"
 _WORDS = 3  # of a request line
+_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 class StatusServer:
     """Answers as long as the worker lives, from before its start to after its drain."""
 
-    def __init__(self, listen: str, status: Callable[[], Status]) -> None:
+    def __init__(self, listen: str, status: Callable[[], Status], output: Output | None = None) -> None:
         """Make one; ``start`` opens it.
 
         Args:
             listen: ``host:port``, the path of a unix socket, or "" for none.
             status: gives what is told.
+            output: what the processes have printed.
         """
         self._listen = listen
         self._path = listen.removeprefix("unix:") if listen.startswith(("/", "unix:")) else ""
         self._status = status
+        self._output = output
         self._server: asyncio.Server | None = None
         self._file: tuple[int, int] | None = None
         self._connections = 0
@@ -104,20 +110,22 @@ class StatusServer:
         words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
         if len(words) != _WORDS or not words[2].startswith("HTTP/1."):
             return _response(HTTPStatus.BAD_REQUEST, _JSON, b'{"error": "this speaks HTTP/1.1"}')
-        method, path = words[0], words[1].partition("?")[0]
+        method, (path, _, query) = words[0], words[1].partition("?")
         if method not in {"GET", "HEAD"}:
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, _JSON, b'{"error": "only GET and HEAD"}')
         try:
-            code, kind, body = self._page(path)
+            code, kind, body = self._page(path, query)
         except Exception:
             log.exception("the status cannot be told")
             code, kind, body = HTTPStatus.INTERNAL_SERVER_ERROR, _JSON, b'{"error": "see the log of the worker"}'
         return _response(code, kind, body, head_only=method == "HEAD")
 
-    def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
-        if path not in {"/status", "/health", "/metrics"}:
-            return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "there are /status, /health and /metrics"}'
+    def _page(self, path: str, query: str) -> tuple[HTTPStatus, str, bytes]:
+        if path not in {"/status", "/health", "/metrics", "/logs"}:
+            return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "there are /status, /health, /metrics and /logs"}'
         status = self._status()
+        if path == "/logs":
+            return self._lines(status["worker_id"], dict(parse_qsl(query)))
         if path == "/metrics":
             return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.metrics(status)
         if path == "/status":
@@ -126,6 +134,14 @@ class StatusServer:
         body = {"state": verdict.state, "reason": verdict.reason, "restart": verdict.restart}
         code = HTTPStatus.OK if verdict.well else HTTPStatus.SERVICE_UNAVAILABLE
         return code, _JSON, json.dumps(body).encode()
+
+    def _lines(self, worker_id: str, wanted: dict[str, str]) -> tuple[HTTPStatus, str, bytes]:
+        numbers = {name: wanted.get(name, default) for name, default in (("lines", "100"), ("after", "0"))}
+        if not all(_NUMBER.fullmatch(text) for text in numbers.values()):
+            return HTTPStatus.BAD_REQUEST, _JSON, b'{"error": "lines and after are whole numbers"}'
+        count, after = int(numbers["lines"]), int(numbers["after"])
+        lines = self._output.newest(count, after, wanted.get("queue", "")) if self._output else []
+        return HTTPStatus.OK, _JSON, json.dumps({"worker_id": worker_id, "lines": lines}).encode()
 
 
 def _response(code: HTTPStatus, kind: str, body: bytes, *, head_only: bool = False) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Systemd:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._ready = False
         self._stopping = False
+        self._reloading = False
         self._words = ""
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
@@ -47,6 +49,15 @@ class Systemd:
         lines += ["READY=1"] if ready and not self._ready else []
         if lines and self._send(*lines):  # else it is tried again with the next change
             self._ready, self._words = ready, words
+
+    def reloading(self, *, now: bool) -> None:
+        """Tell that the worker goes over to new code, or that this is over. Nothing is sent if that is known."""
+        if now == self._reloading or not self._ready or self._stopping:
+            return
+        # systemd tells this message from an older one by the time.
+        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        if self._send(*(["RELOADING=1", f"MONOTONIC_USEC={usec}"] if now else ["READY=1"])):
+            self._reloading = now
 
     def stopping(self) -> None:
         """The worker has been told to stop, or ends by itself."""

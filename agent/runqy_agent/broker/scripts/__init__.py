@@ -49,6 +49,7 @@ RUNNABLE = (
     "expired",
     "extend",
     "forward",
+    "printed",
     "probe",
     "reclaim",
     "record",

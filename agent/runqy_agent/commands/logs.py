@@ -1,0 +1,73 @@
+"""``runqy-agent logs``: what the supervised processes of a running worker print."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from runqy_agent.commands.endpoint import Endpoint, Output
+
+POLL_SECONDS = 1.0
+ALL = 500
+"""More lines than this no worker keeps."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+"""What would steer the terminal. A tab may stay."""
+
+
+def show_logs(endpoint: Endpoint, lines: int, queue: str, *, follow: bool, as_json: bool) -> None:
+    """Print the newest lines, and with ``follow`` those that come until Ctrl-C.
+
+    Raises:
+        RunqyAgentError: no worker answers.
+    """
+    first = endpoint.output(lines, queue=queue)
+    if first is None:
+        raise endpoint.silent()
+    if as_json and not follow:
+        print(json.dumps(first))
+        return
+    try:
+        _show(first, as_json=as_json)
+        if follow:
+            for more in _more(endpoint, queue, first):
+                _show(more, as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def _more(endpoint: Endpoint, queue: str, last: Output) -> Iterator[Output]:
+    """What is printed from now on, also by a worker that takes the place of this one."""
+    worker_id, after = last["worker_id"], _newest(last, 0)
+    while True:
+        time.sleep(POLL_SECONDS)
+        found = endpoint.output(ALL, after, queue)
+        if found is not None and found["worker_id"] != worker_id:  # its lines are numbered anew
+            print(f"worker {found['worker_id']} has taken over", file=sys.stderr, flush=True)
+            worker_id, after = found["worker_id"], 0
+            found = endpoint.output(ALL, after, queue)
+        if found is not None and found["worker_id"] == worker_id:
+            after = _newest(found, after)
+            yield found
+
+
+def _newest(found: Output, before: int) -> int:
+    return max((line["seq"] for line in found["lines"]), default=before)
+
+
+def _show(found: Output, *, as_json: bool) -> None:
+    for line in found["lines"]:
+        print(json.dumps(line) if as_json else as_text(line))
+    sys.stdout.flush()
+
+
+def as_text(line: dict[str, Any]) -> str:
+    """A line for people."""
+    at = time.strftime("%H:%M:%S", time.localtime(line["ts"] / 1000))
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line["text"])
+    return f"{at} {line['queue']} {line['src']}| {text}"

@@ -1,0 +1,82 @@
+"""``runqy-agent redeploy``: let a worker go over to new code, and tell what came of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from runqy_agent.errors import RunqyAgentError
+
+if TYPE_CHECKING:
+    from runqy_agent.commands.endpoint import Endpoint, Status
+    from runqy_agent.commands.units import Unit
+
+_LOOK_SECONDS = 0.1
+_SHORT = 12
+
+
+def redeploy(endpoint: Endpoint, unit: Unit | None, seconds: float) -> tuple[Status, bool]:
+    """Signal the worker, and wait until the redeployment that this asked for has ended.
+
+    A worker that is still starting does not heed the signal: it gets it when it runs. One that is redeploying already
+    does it once more, without a pause between the two.
+
+    Args:
+        endpoint: of the worker.
+        unit: whose main process is signalled; None for the process that the endpoint names.
+        seconds: how long to wait; 0 only signals.
+
+    Returns:
+        Its last status, and whether the redeployment has ended.
+
+    Raises:
+        RunqyAgentError: no worker answers, it may not be signalled, it has nothing to redeploy, or it ended meanwhile.
+    """
+    deadline = time.monotonic() + seconds
+    before = endpoint.must_answer()
+    while before["status"] == "bootstrapping":
+        if time.monotonic() > deadline:
+            raise RunqyAgentError("the worker is still starting: it deploys the newest code anyway")
+        time.sleep(_LOOK_SECONDS)
+        before = endpoint.must_answer()
+    if before["status"] not in {"running", "draining"}:
+        raise RunqyAgentError(f"the worker is {before['status']}: there is nothing to redeploy")
+    if not before.get("redeploy"):  # to such a worker the signal may mean its end
+        raise RunqyAgentError(f"the worker (version {before['version']}) does not redeploy; restart it instead")
+    _signal(unit.main_process() if unit else before["pid"])
+    if not seconds:
+        return before, False
+    while True:  # what it said before the signal does not count
+        time.sleep(_LOOK_SECONDS)
+        status = endpoint.must_answer()
+        if status["worker_id"] != before["worker_id"]:
+            raise RunqyAgentError("the worker was restarted meanwhile: it has deployed anew; see `runqy-agent status`")
+        progress = status["redeploy"]
+        ended = progress["number"] > before["redeploy"]["number"] and not progress["running"]
+        if ended or time.monotonic() > deadline:
+            return status, ended
+
+
+def all_well(status: Status) -> bool:
+    """Whether every parent queue serves what it should."""
+    return all(each["outcome"] != "failed" and not each["reason"] for each in status["redeploy"]["results"].values())
+
+
+def in_lines(status: Status) -> list[str]:
+    """What came of it, a line for each parent queue."""
+    return [
+        f"{queue}: {each['outcome']}, commit {each['commit'][:_SHORT]} serves"
+        + (f": {each['reason']}" if each["reason"] else "")
+        for queue, each in status["redeploy"]["results"].items()
+    ]
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except PermissionError:
+        raise RunqyAgentError(f"process {pid} belongs to somebody else; run this as root or as its user") from None
+    except ProcessLookupError:
+        raise RunqyAgentError(f"the worker's process {pid} has just ended") from None

@@ -1,0 +1,87 @@
+"""How the task author's code is started, once it is deployed: which processes, with which command and environment."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from runqy_agent.process.command import Command, split_command
+from runqy_agent.process.environment import process_environment
+from runqy_agent.process.gpus import find_gpus
+from runqy_agent.process.one_shot import OneShot
+from runqy_agent.process.pool import Pool
+from runqy_agent.process.recovery import Recovery
+from runqy_agent.process.supervisor import Limits
+
+if TYPE_CHECKING:
+    from runqy_agent.clock import Clock
+    from runqy_agent.config import Config
+    from runqy_agent.deployment import Release
+    from runqy_agent.process.runner import ProcessRunner
+    from runqy_agent.redaction import Redactor
+    from runqy_agent.registration import Registration
+    from runqy_agent.reporting.output import Output
+
+log = logging.getLogger(__name__)
+
+
+class Launcher:
+    """Makes the runners and commands of a worker's parent queues from its settings and the server's word."""
+
+    def __init__(self, config: Config, clock: Clock, redactor: Redactor, output: Output) -> None:
+        self._config = config
+        self._clock = clock
+        self._redactor = redactor
+        self._output = output
+        self._gpus: list[str] = []
+
+    async def look_for_gpus(self) -> None:
+        """Find out which GPUs there are, where each process is to have its own."""
+        if self._config.worker.gpus == "auto":
+            self._gpus = await find_gpus()
+            if not self._gpus:
+                log.warning("worker.gpus is auto, but no GPU was found: the processes are started without")
+
+    def make_runner(self, registration: Registration) -> ProcessRunner:
+        """Who is to run the tasks of a parent queue; it still has to be told how (``use``)."""
+        config, name = self._config, registration.queue.name
+
+        def recovery() -> Recovery:
+            return Recovery(config.recovery, self._clock)
+
+        if registration.deployment.mode == "one_shot":
+            return OneShot(name, recovery(), prestart=config.one_shot.prestart)
+        limits = Limits(config.worker.max_tasks_per_process, config.worker.max_process_memory)
+        return Pool(name, recovery, limits=limits, fail_all=config.recovery.in_flight == "fail_all")
+
+    def commands(self, registration: Registration, release: Release) -> list[Command]:
+        """How each process is started.
+
+        Raises:
+            DeploymentError: the start command makes no sense.
+        """
+        deployment = registration.deployment
+        command = Command(
+            argv=split_command(deployment.startup_cmd, release.python),
+            cwd=release.code_dir,
+            env=process_environment(release.environment, deployment.env_vars, registration.vaults),
+            startup_timeout=deployment.startup_timeout_secs,
+            max_message_bytes=self._config.worker.max_message_bytes,
+            label=registration.queue.name,
+            redact=self._redactor.redact,
+            redact_cut=self._redactor.redact_cut,
+            on_print=self._output.add,
+        )
+        each = [command.on_gpu(gpu) for gpu in self._gpus] or [command]
+        return each * self._config.worker.processes
+
+    def fingerprint(self, registration: Registration) -> str:
+        """Tells apart the ways of starting the same code. Variables may be secrets: it tells nothing about them."""
+        deployment = registration.deployment
+        how = [deployment.startup_cmd, deployment.mode, deployment.startup_timeout_secs]
+        text = json.dumps([*how, deployment.env_vars, registration.vaults], sort_keys=True)
+        key = self._config.server.api_key
+        return hmac.new(key.reveal().encode() if key else b"", text.encode(), hashlib.sha256).hexdigest()

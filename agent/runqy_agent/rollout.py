@@ -1,0 +1,311 @@
+"""Brings the task author's code into service: at the start, and again when it has changed.
+
+What became ready last is the current release. New code that cannot be fetched, built or started leaves it in service,
+and the worker says so: it is *stale*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from runqy_agent.deployment import Deployer, Release, Source
+from runqy_agent.errors import DeploymentError, ProcessNotReadyError, RunqyAgentError
+from runqy_agent.launcher import Launcher
+from runqy_agent.process.environment import refused_names
+from runqy_agent.registration import register
+from runqy_agent.side_by_side import all_or_none
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
+
+    from runqy_agent.clock import Clock
+    from runqy_agent.config import Config
+    from runqy_agent.process.runner import ProcessRunner
+    from runqy_agent.redaction import Redactor
+    from runqy_agent.registration import Registration
+    from runqy_agent.reporting.output import Output
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a redeployment came to for one parent queue.
+
+    Attributes:
+        outcome: ``switched``, ``unchanged`` or ``failed``.
+        commit: which one serves now.
+        reason: why it is not another one; "" if nothing is wrong.
+    """
+
+    outcome: str
+    commit: str
+    reason: str = ""
+
+
+@dataclass
+class Service:
+    """The code of one parent queue in service.
+
+    Attributes:
+        registration: the server's word that it follows.
+        release: what serves.
+        fingerprint: of how it is started.
+        runner: its processes.
+    """
+
+    registration: Registration
+    release: Release
+    fingerprint: str
+    runner: ProcessRunner
+
+    @property
+    def name(self) -> str:
+        """The parent queue."""
+        return self.registration.queue.name
+
+    def adopt(self, release: Release, wanted: str = "", reason: str = "") -> None:
+        """Note what serves, and whether it is not what should."""
+        self.release = release
+        health = self.runner.health
+        health.commit = release.commit
+        self.note(wanted or release.wanted, reason or release.stale_reason)
+
+    def note(self, wanted: str, reason: str) -> None:
+        """Note why what serves is not what should; an empty reason takes that back."""
+        health = self.runner.health
+        health.stale, health.stale_reason = bool(reason), reason
+        health.wanted = wanted if reason else ""
+
+
+@dataclass
+class Progress:
+    """How redeploying goes, for the status.
+
+    Attributes:
+        number: how many have been begun.
+        running: whether one is under way.
+        at: when the last one ended, unix seconds.
+        results: of the last one, by parent queue.
+    """
+
+    number: int = 0
+    running: bool = False
+    at: float = 0.0
+    results: dict[str, Result] = field(default_factory=dict)
+
+
+class Rollout:
+    """Deploys, starts and replaces the code of all parent queues of a worker.
+
+    Attributes:
+        progress: of redeploying.
+        on_change: called when a redeployment has begun or ended.
+    """
+
+    def __init__(self, config: Config, clock: Clock, redactor: Redactor, output: Output) -> None:
+        self.progress = Progress()
+        self.on_change: Callable[[], None] = lambda: None
+        self._config = config
+        self._clock = clock
+        self._redactor = redactor
+        self._deployer = Deployer(config.deployment, config.git)
+        self._services: list[Service] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._again = False
+        self._launcher = Launcher(config, clock, redactor, output)
+
+    # The start.
+
+    async def prepare(self, registrations: Sequence[Registration]) -> dict[str, ProcessRunner]:
+        """Fetch and build everything.
+
+        Returns:
+            By parent queue who will run its tasks; not started yet.
+
+        Raises:
+            DeploymentError: one of them cannot be deployed, and nothing of it can stand in.
+        """
+        await self._launcher.look_for_gpus()
+        services = [self._prepare(registration) for registration in registrations]
+        self._services = await all_or_none(services)
+        return {service.name: service.runner for service in self._services}
+
+    async def _prepare(self, registration: Registration) -> Service:
+        name = registration.queue.name
+        for refused in refused_names(registration.vaults):
+            log.warning(
+                "queue %s: the vault value %s is not set: it would change how programs are loaded", name, refused
+            )
+        source = _source(registration)
+        wanted = reason = ""
+        try:
+            release = await self._deployer.prepare(name, source, git_token=registration.git_token)
+        except DeploymentError as error:
+            standing = self._deployer.standing(name, source)
+            if standing is None:
+                raise
+            release, wanted, reason = standing, error.commit, self._redactor.redact(str(error))
+            self._tell(name, wanted, release, reason)
+        log.info("queue %s: commit %s in %s", name, release.commit[:12], release.code_dir)
+        launcher = self._launcher
+        service = Service(registration, release, launcher.fingerprint(registration), launcher.make_runner(registration))
+        service.adopt(release, wanted, reason)
+        return service
+
+    async def start(self) -> None:
+        """Start the processes of all parent queues.
+
+        Raises:
+            ProcessNotReadyError: those of one did not become ready, nor those of the release before; all are stopped.
+            DeploymentError: a start command makes no sense.
+        """
+        try:
+            await all_or_none([self._start(service) for service in self._services])
+        except BaseException:
+            await asyncio.gather(*(service.runner.stop() for service in self._services), return_exceptions=True)
+            raise
+
+    async def _start(self, service: Service) -> None:
+        wanted = service.release
+        reason = self._deployer.refusal(wanted, service.fingerprint)
+        if not reason or not self._stand_in(service, reason):
+            try:
+                await self._run(service)
+            except ProcessNotReadyError as error:
+                reason = self._redactor.redact(str(error))
+                self._deployer.refuse(wanted, service.fingerprint, reason)
+                if not self._stand_in(service, reason):
+                    raise
+        if service.release is not wanted:
+            try:
+                await self._run(service)
+            except ProcessNotReadyError as second:
+                raise ProcessNotReadyError(f"{reason}\nand the release before failed as well: {second}") from second
+            self._deployer.let_go(wanted)
+        await self._deployer.activate(service.release)
+
+    async def _run(self, service: Service) -> None:
+        service.runner.use(self._launcher.commands(service.registration, service.release))
+        await service.runner.start()
+
+    def _stand_in(self, service: Service, reason: str) -> bool:
+        """Let the release that was ready before serve instead. Returns whether there is one."""
+        wanted = service.release
+        standing = self._deployer.standing(service.name, _source(service.registration))
+        if standing is None or standing.root == wanted.root:
+            return False
+        self._tell(service.name, wanted.commit, standing, reason)
+        service.adopt(standing, wanted.commit, reason)
+        return True
+
+    def _tell(self, name: str, wanted: str, standing: Release, reason: str) -> None:
+        text = "queue %s: commit %s cannot serve, commit %s does instead: %s"
+        log.error(text, name, wanted[:12] or "asked for", standing.commit[:12], reason, extra={"queue": name})
+
+    # Later.
+
+    def redeploy(self) -> None:
+        """Ask the server and the repository again, and go over to what is new. Returns at once.
+
+        Asked for while it is under way, it is done once more.
+        """
+        if self.progress.running:
+            self._again = True
+            return
+        self.progress = Progress(self.progress.number + 1, running=True)
+        self._in_background(self._redeploy())
+        self.on_change()
+
+    async def _redeploy(self) -> None:
+        results = {}
+        for service in self._services:  # one after another: each may need as much memory again
+            result = results[service.name] = await self._renew(service)
+            level = logging.ERROR if result.outcome == "failed" else logging.INFO
+            why = f": {result.reason}" if result.reason else ""
+            text = "redeploying queue %s: %s, commit %s serves%s"
+            log.log(level, text, service.name, result.outcome, result.commit[:12], why, extra={"queue": service.name})
+        self.progress = Progress(self.progress.number, running=False, at=self._clock.now(), results=results)
+        self.on_change()
+        if self._again:
+            self._again = False
+            self.redeploy()
+
+    async def _renew(self, service: Service) -> Result:
+        try:
+            registration = await self._ask(service)
+            return await self._change(service, registration)
+        except RunqyAgentError as error:
+            reason = self._redactor.redact(str(error))
+            service.note(getattr(error, "commit", ""), reason)
+        except Exception as error:
+            log.exception("redeploying queue %s failed unexpectedly", service.name)
+            reason = self._redactor.redact(repr(error))
+            service.note("", reason)
+        return Result("failed", service.release.commit, reason)
+
+    async def _ask(self, service: Service) -> Registration:
+        config = self._config
+        [registration] = await register(config.server, config.bootstrap, [service.name])
+        self._redactor.add(registration.secrets())
+        old = service.registration
+        if registration.deployment.mode != old.deployment.mode:
+            raise DeploymentError(f"the mode is {registration.deployment.mode} now: restart the worker to change it")
+        if (registration.redis, registration.sub_queues) != (old.redis, old.sub_queues):
+            log.warning(
+                "queue %s: the server names another Redis or other sub-queues now: restart the worker", old.queue
+            )
+        return registration
+
+    async def _change(self, service: Service, registration: Registration) -> Result:
+        name, old = service.name, service.release
+        source = _source(registration)
+        release = await self._deployer.prepare(name, source, git_token=registration.git_token)
+        fingerprint = self._launcher.fingerprint(registration)
+        if release.root == old.root and fingerprint == service.fingerprint:
+            service.adopt(release)
+            return Result("failed" if release.stale else "unchanged", release.commit, release.stale_reason)
+        reason = self._deployer.refusal(release, fingerprint)
+        if reason:
+            service.note(release.commit, reason)
+            return Result("unchanged", old.commit, f"commit {release.commit[:12]} is not tried again: {reason}")
+        try:
+            await service.runner.replace(self._launcher.commands(registration, release)[0])
+        except ProcessNotReadyError as error:
+            reason = self._redactor.redact(str(error))
+            self._deployer.refuse(release, fingerprint, reason)
+            if release.root != old.root:
+                self._deployer.let_go(release)
+            service.note(release.commit, reason)
+            return Result("failed", old.commit, reason)
+        service.registration, service.fingerprint = registration, fingerprint
+        service.adopt(release)
+        if release.root != old.root:
+            self._in_background(self._let_go_once_unused(service, old))
+        await self._deployer.activate(release)
+        return Result("switched", release.commit)
+
+    async def _let_go_once_unused(self, service: Service, release: Release) -> None:
+        await service.runner.settled()
+        self._deployer.let_go(release)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def stop(self) -> None:
+        """Give up what is under way. The runners are not touched."""
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _source(registration: Registration) -> Source:
+    deployment = registration.deployment
+    return Source(deployment.git_url, deployment.branch, deployment.code_path)
