@@ -1,0 +1,176 @@
+"""An nvidia-smi that hangs, as it does with a driver in trouble, holds nothing up. All of these are real programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import tracemalloc
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runqy_agent.reporting import metrics
+from set_clock import SetClock
+from task_kit import NOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CARD = "0, Tesla T4, 5, 10, 15360, 40"
+IGNORES_SIGNALS = """
+import signal, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+time.sleep(600)
+"""
+# Killed, it still does not end for whoever reads its output: that stays open in a process that no signal reaches.
+CANNOT_BE_KILLED = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    with open(f"{home}/holder", "w") as file:
+        file.write(str(os.getpid()))
+time.sleep(600)
+"""
+FLOODS = "while True: print('x' * 10000)"
+ANSWERS = f"print({CARD!r})"
+
+
+class Host:
+    """A host with this nvidia-smi on its PATH."""
+
+    def __init__(self, home: Path, code: str) -> None:
+        self.home = home
+        program = home / "nvidia-smi"
+        program.write_text(
+            f"#!{sys.executable}\nimport os\nhome = {str(home)!r}\n"
+            f"with open(f'{{home}}/started', 'a') as file:\n    file.write(f'{{os.getpid()}}\\n')\n{code}\n",
+            encoding="utf-8",
+        )
+        program.chmod(0o755)
+
+    def pids(self, name: str = "started") -> list[int]:
+        path = self.home / name
+        return [int(line) for line in path.read_text(encoding="utf-8").split()] if path.exists() else []
+
+    def close(self) -> None:
+        for pid in [*self.pids(), *self.pids("holder")]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "GPU_TIMEOUT", 1.0)
+    monkeypatch.setattr(metrics, "GPU_PATIENCE", 0.05)
+
+
+def host(home: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setenv("PATH", f"{home}{os.pathsep}{os.environ['PATH']}")
+    return Host(home, code)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited 30 s in vain")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("code", [IGNORES_SIGNALS, CANNOT_BE_KILLED], ids=["ignores signals", "cannot be killed"])
+def test_a_hanging_nvidia_smi_delays_no_reading_and_is_not_started_twice(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = host(tmp_path, code, monkeypatch)
+    clock = SetClock(NOW)
+
+    async def read_for_a_while() -> None:
+        reader = metrics.HostMetrics(clock)
+        longest = 0.0
+
+        async def read() -> dict[str, Any]:
+            nonlocal longest
+            began = time.monotonic()
+            found: dict[str, Any] = json.loads(await reader.read())
+            longest = max(longest, time.monotonic() - began)
+            return found
+
+        await read()
+        await until(fake.pids)
+        if code is CANNOT_BE_KILLED:
+            await until(lambda: fake.pids("holder"))
+        for _ in range(20):
+            clock.advance(metrics.GPU_INTERVAL)
+            assert (await read())["gpus"] == []
+            assert len(fake.pids()) == 1
+        fake.close()  # now it ends, and the next reading asks a new one
+        await until(lambda: reader._query is not None and reader._query.done())
+        clock.advance(metrics.GPU_INTERVAL)
+        await read()
+        await until(lambda: len(fake.pids()) == 2)
+        if code is CANNOT_BE_KILLED:
+            await until(lambda: fake.pids("holder")[0] not in fake.pids())
+        assert longest < 0.8  # far from the second after which it would be killed
+        query = reader._query
+        assert query is not None
+        fake.close()
+        await until(query.done)
+
+    asyncio.run(read_for_a_while())
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_nvidia_smi_without_an_answer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = host(tmp_path, IGNORES_SIGNALS, monkeypatch)
+
+    async def read_once() -> None:
+        reader = metrics.HostMetrics(SetClock(NOW))
+        await reader.read()
+        assert reader._query is not None
+        await asyncio.wait_for(reader._query, 30)
+
+    asyncio.run(read_once())
+    (pid,) = fake.pids()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_program_that_prints_without_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = host(tmp_path, FLOODS, monkeypatch)
+
+    async def read_once() -> str:
+        reader = metrics.HostMetrics(SetClock(NOW))
+        await reader.read()
+        assert reader._query is not None
+        await asyncio.wait_for(reader._query, 30)
+        return await reader.read()
+
+    tracemalloc.start()
+    try:
+        assert json.loads(asyncio.run(read_once()))["gpus"] == []
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20  # it prints that much in a fraction of its second
+    finally:
+        tracemalloc.stop()
+    (pid,) = fake.pids()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_nvidia_smi_that_answers_is_in_the_same_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host(tmp_path, ANSWERS, monkeypatch)
+    monkeypatch.setattr(metrics, "GPU_PATIENCE", 30.0)
+
+    async def read_once() -> str:
+        return await metrics.HostMetrics(SetClock(NOW)).read()
+
+    (card,) = json.loads(asyncio.run(read_once()))["gpus"]
+    assert (card["name"], card["memory_total_mb"]) == ("Tesla T4", 15360.0)
