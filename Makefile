@@ -4,7 +4,9 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 PICKUP_ARGS ?=
+ONE_SHOT_ARGS ?=
 CHAOS_RUNS ?= 3
+FUZZ_CASES ?= 50000
 SCENARIOS ?=
 
 PROTO := agent/runqy_agent/broker/asynq.proto
@@ -12,7 +14,7 @@ PROTO := agent/runqy_agent/broker/asynq.proto
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test interop chaos fleet molecule lint format lock docs bench proto clean
+.PHONY: help demo test fuzz interop chaos fleet molecule lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -27,6 +29,10 @@ test: ## run all tests: unit, integration, conformance (PYTEST_ARGS=... goes to 
 	@tools/need.sh git redis-server openssl
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+fuzz: ## read mutated protocol lines, registration answers and task messages (FUZZ_CASES=n of each, drawn anew)
+	@tools/venv.sh $(VENV) dev,uvloop
+	RUNQY_FUZZ_CASES=$(FUZZ_CASES) $(VENV)/bin/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 interop: ## let asynq itself, in Go, enqueue, inspect and work beside the worker (where Go can be had)
 	@tools/need.sh git redis-server
@@ -68,11 +74,12 @@ docs: ## write the pages of the roles from their argument specifications
 	@tools/venv.sh $(VENV) dev,uvloop
 	@$(VENV)/bin/python tools/role_readme.py
 
-bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS=..., PICKUP_ARGS=...)
+bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS, PICKUP_ARGS, ONE_SHOT_ARGS)
 	@tools/need.sh git redis-server
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python benchmarks/throughput.py $(BENCH_ARGS)
 	$(VENV)/bin/python benchmarks/pickup.py $(PICKUP_ARGS)
+	$(VENV)/bin/python benchmarks/one_shot.py $(ONE_SHOT_ARGS)
 
 proto: ## write asynq_pb2.py anew from asynq.proto
 	@test -x .venv-proto/bin/python || "$$(tools/python.sh)" -m venv .venv-proto

@@ -42,9 +42,14 @@ class Rig:
         definition = QueueDefinition(PARENT, deployment | more, dict(queues))
         self.server = RegistrationServer(self.redis.address, API_KEY, [definition])
 
-    def start(self, concurrency: int) -> subprocess.Popen[bytes]:
-        """Start an agent and wait until it is running."""
-        settings = {
+    def start(self, concurrency: int, *settings: str) -> subprocess.Popen[bytes]:
+        """Start an agent and wait until it is running.
+
+        Args:
+            concurrency: of the worker.
+            settings: more, as ``section.key=value``.
+        """
+        environment = {
             "RUNQY_SERVER_URL": self.server.url,
             "RUNQY_API_KEY": API_KEY,
             "RUNQY_QUEUES": PARENT,
@@ -52,7 +57,10 @@ class Rig:
             "RUNQY_DEPLOYMENT_DIR": str(self.directory / "deployment"),
             "RUNQY_LOG_LEVEL": "warning",
         }
-        agent = subprocess.Popen([sys.executable, "-m", "runqy_agent", "run"], env={**os.environ, **settings})
+        command = [sys.executable, "-m", "runqy_agent", "run"]
+        for setting in settings:
+            command += ["--set", setting]
+        agent = subprocess.Popen(command, env={**os.environ, **environment})
         self.until(lambda: self._status() == b"running", agent)
         return agent
 

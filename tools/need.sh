@@ -3,6 +3,7 @@
 # Usage: tools/need.sh PROGRAM[=PACKAGE]...
 set -eu
 
+PATH=$PATH:/usr/sbin:/sbin # where daemons are, not everybody looks
 missing=
 for need in "$@"; do
     command -v "${need%%=*}" >/dev/null || missing="$missing ${need#*=}"
