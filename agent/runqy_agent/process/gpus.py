@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 QUERY_SECONDS = 20.0
 """How long nvidia-smi may take: with many cards and a driver that has just been loaded it is slow."""
+KILLED_SECONDS = 1.0
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _NONE = frozenset({"", "-1", "none", "void", "NoDevFiles"})
 
@@ -56,6 +57,8 @@ async def _ask(program: str) -> str:
         log.warning("%s did not answer within %g s, no GPU is used", program, QUERY_SECONDS)
         with suppress(ProcessLookupError):
             process.kill()
+        with suppress(asyncio.TimeoutError):  # with a driver in trouble not even that ends it
+            await asyncio.wait_for(process.communicate(), KILLED_SECONDS)
         return ""
     if process.returncode:
         log.warning("%s failed with exit code %d, no GPU is used", program, process.returncode)
