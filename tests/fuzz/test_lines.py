@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from itertools import pairwise
 from typing import Any
 
@@ -89,7 +88,6 @@ def check(line: bytes | LongLine) -> None:
 @cases(1 / 3)
 @given(st.lists(lines, min_size=1, max_size=4), st.lists(st.integers(0, 2**20), max_size=12))
 def test_no_line_breaks_the_reader_and_no_cut_changes_what_is_read(written: list[bytes], cuts: list[int]) -> None:
-    logging.disable()  # what is said about each is not looked at here
     stream = b"\n".join(written)
     at_once = read(stream, [])
     assert read(stream, cuts) == at_once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +96,6 @@ def check(task: TakenTask) -> None:
     st.lists(numbers, min_size=5, max_size=5),
 )
 def test_no_message_is_more_than_malformed(raw: bytes | None, task_id: bytes, fields: list[bytes | None]) -> None:
-    logging.disable()  # a delay that cannot be computed is said, for each
     broker = Broker(None, SetClock(NOW))  # type: ignore[arg-type]  # nothing is sent: only what a reply means is asked
     (task,) = broker._tasks(QUEUE, [task_id, raw, *fields], float(NOW), NOW + 30.5)
     check(task)
@@ -112,7 +110,6 @@ def test_no_message_is_more_than_malformed(raw: bytes | None, task_id: bytes, fi
 def test_no_hash_of_the_flat_layout_is_more_than_malformed(
     raw: bytes | None, stamps: list[bytes | None], fields: list[bytes | None]
 ) -> None:
-    logging.disable()
     broker = FlatBroker(None, SetClock(NOW), FlatDefaults())  # type: ignore[arg-type]  # as above
     (task,) = broker._tasks(QUEUE, [IDS[0].encode(), raw, *stamps, *fields], float(NOW), NOW + 30.5)
     check(task)

@@ -126,8 +126,13 @@ def test_the_records_of_the_worker_can_be_read(stage: Stage) -> None:
     record = agent.record()
     assert record["queues"] == "map[inference.high:9 inference.low:3]"
     found: Any = stage.redis.zrange(keys.SERVERS, 0, -1)
-    stored: Any = stage.redis.get(found[0])
-    info = ServerInfo.FromString(stored)
+
+    def server() -> ServerInfo:
+        stored: Any = stage.redis.get(found[0])
+        return ServerInfo.FromString(stored)
+
+    until(lambda: server().status == "active", "the record on the other node is written too")
+    info = server()
     assert (info.pid, info.status, dict(info.queues)) == (agent.pid, "active", PRIORITIES)
     assert agent.terminate() == 0
     assert stage.redis.zrange(keys.SERVERS, 0, -1) == []
