@@ -43,6 +43,14 @@ cat journal
 def process(state: str = "ready", **changes: Any) -> dict[str, Any]:
     """A process as the status endpoint tells of it; in its state since long ago."""
     known = {"reason": "", "since": 0.0, "commit": "c" * 40, "consecutive_fails": 0, "total_restarts": 0}
+    known |= {
+        "retry_at": 0.0,
+        "stale": False,
+        "wanted": "",
+        "stale_reason": "",
+        "dropped_responses": 0,
+        "processes": [],
+    }
     return {"state": state} | known | changes
 
 
@@ -63,6 +71,7 @@ def worker_status(**changes: Any) -> Status:
         "running": 0,
         "tasks": {"succeeded": 1, "failed": 0, "put_back": 0, "lost": 0},
         "processes": {"inference": process()},
+        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}},
         "redis": redis,
         "config": "",
         "now": now,

@@ -287,7 +287,7 @@ class Rollout:
         if release.root != old.root:
             self._in_background(self._let_go_once_unused(service, old))
         await self._deployer.activate(release)
-        return Result("switched", release.commit)
+        return Result("switched", release.commit, release.stale_reason)
 
     async def _let_go_once_unused(self, service: Service, release: Release) -> None:
         await service.runner.settled()

@@ -58,6 +58,27 @@ def test_it_is_ready_once_when_it_runs_for_the_first_time(manager: Manager) -> N
     assert manager.heard() == ["STATUS=draining: inference ready", "STATUS=running: inference ready"]
 
 
+def test_a_reload_is_told_with_its_time_and_so_is_its_end(manager: Manager) -> None:
+    systemd = Systemd(manager.environ)
+    systemd.reloading(now=True)
+    assert manager.heard() == []  # systemd does not take it from a service that is not ready
+    systemd.tell("running", "running")
+    manager.heard()
+    before = time.monotonic_ns() // 1000
+    for _ in range(2):
+        systemd.reloading(now=True)
+    (message,) = manager.heard()
+    reloading, usec = message.splitlines()
+    assert reloading == "RELOADING=1"
+    assert before <= int(usec.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+    for _ in range(2):
+        systemd.reloading(now=False)
+    assert manager.heard() == ["READY=1"]
+    systemd.stopping()
+    systemd.reloading(now=True)
+    assert manager.heard() == ["STOPPING=1"]
+
+
 def test_nothing_is_said_twice(manager: Manager) -> None:
     systemd = Systemd(manager.environ)
     for _ in range(3):
