@@ -244,9 +244,11 @@ def test_following_the_output_goes_on_with_the_next_worker(scene: Scene, tmp_pat
     agent = scene.agent()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RUNQY_")}
     output = tmp_path / "followed"
+    # Whoever started these tests in the background may have had them ignore SIGINT: that is inherited.
+    interruptible = ["env", "--default-signal=INT"]
     with output.open("wb") as file:
         follow = subprocess.Popen(
-            [sys.executable, "-m", "runqy_agent", "logs", "--follow", "--address", scene.address],
+            [*interruptible, sys.executable, "-m", "runqy_agent", "logs", "--follow", "--address", scene.address],
             stdout=file,
             env=environment,
         )
