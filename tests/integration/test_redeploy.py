@@ -216,7 +216,9 @@ def test_a_worker_in_one_shot_mode_goes_over_to_new_code_too(stage: Stage, scene
 
 
 def test_what_the_processes_print_is_shown_by_the_command_and_kept_in_redis(stage: Stage, scene: Scene) -> None:
-    noisy = 'print("début", os.environ["TOKEN"]) or [print("line", n, file=sys.stderr) for n in range(700)]'
+    noisy = (
+        '[print("line", n, file=sys.stderr) for n in range(700)]; print("fin", os.environ["TOKEN"], file=sys.stderr)'
+    )
     scene.repository.commit(version(1, noisy))
     stage.server.queues["inference"].vaults = {"TOKEN": "vault-hush-2211"}
     agent = scene.agent(log_level="warning")
@@ -225,15 +227,15 @@ def test_what_the_processes_print_is_shown_by_the_command_and_kept_in_redis(stag
     )
     until(lambda: stage.redis.llen(key) == 500, "the newest 500 are there")
     stored: Any = [json.loads(line) for line in stage.redis.lrange(key, 0, -1)]
-    assert [line["text"] for line in stored] == [f"line {n}" for n in range(200, 700)]
+    assert [line["text"] for line in stored] == [*(f"line {n}" for n in range(201, 700)), "fin ***"]
     assert {line["src"] for line in stored} == {"stderr"}
     assert [line["seq"] for line in stored] == list(range(202, 702))
     assert 0 < stage.redis.ttl(key) <= 30
     shown = asked("logs", "--address", scene.address, "--lines", "3")
     assert shown["worker_id"] in key.decode()
-    assert [line["text"] for line in shown["lines"]] == [f"line {n}" for n in range(697, 700)]
+    assert [line["text"] for line in shown["lines"]] == ["line 698", "line 699", "fin ***"]
     text = command("logs", "--address", scene.address, "--lines", "1", "--queue", "inference").stdout
-    assert text.endswith(" inference stderr| line 699\n")
+    assert text.endswith(" inference stderr| fin ***\n")
     assert "hush" not in agent.log() + json.dumps(asked("logs", "--address", scene.address, "--lines", "500"))
     assert agent.terminate() == 0
     assert not stage.redis.exists(key)

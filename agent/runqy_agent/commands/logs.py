@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -39,6 +40,8 @@ def show_logs(endpoint: Endpoint, lines: int, queue: str, *, follow: bool, as_js
                 _show(more, as_json=as_json)
     except KeyboardInterrupt:
         return
+    except BrokenPipeError:  # whoever read it has had enough; nothing must be written any more, also not at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _more(endpoint: Endpoint, queue: str, last: Output) -> Iterator[Output]:
