@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runqy_agent.clock import Clock
+from runqy_agent.commands.logs import as_text
 from runqy_agent.errors import ConfigError
+from runqy_agent.process.command import Printed
 from runqy_agent.reporting import status_server
+from runqy_agent.reporting.output import Output
 from runqy_agent.reporting.status import in_words
 from runqy_agent.reporting.status_server import StatusServer
 
@@ -86,10 +90,14 @@ async def ask(path: Path, request: str | bytes) -> tuple[str, str]:
 
 
 def serving(
-    path: Path, client: Callable[[], Awaitable[None]], tell: Callable[[], Status] = status, listen: str = ""
+    path: Path,
+    client: Callable[[], Awaitable[None]],
+    tell: Callable[[], Status] = status,
+    listen: str = "",
+    output: Output | None = None,
 ) -> None:
     async def run() -> None:
-        server = StatusServer(listen or str(path), tell)
+        server = StatusServer(listen or str(path), tell, output)
         await server.start()
         try:
             await client()
@@ -326,3 +334,39 @@ def test_in_words_it_is_one_line_with_the_first_line_of_each_reason() -> None:
     both = status(processes={"inference": process(), "images": images})
     assert in_words(both) == "running: inference ready, images recovering (the process exited with code 1)"
     assert in_words(status(status="bootstrapping", processes={})) == "bootstrapping"
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", ["a 1", "b 2", "a 3"]),
+        ("?lines=1", ["a 3"]),
+        ("?after=1", ["b 2", "a 3"]),
+        ("?queue=a&lines=5", ["a 1", "a 3"]),
+        ("?after=99", []),
+    ],
+)
+def test_the_lines_that_are_asked_for_are_told(path: Path, query: str, shown: list[str]) -> None:
+    output = Output(Clock())
+    for number, queue in enumerate("aba", 1):
+        output.add(Printed("stdout", f"{queue} {number}", queue, 7))
+
+    async def client() -> None:
+        head, body = await ask(path, f"GET /logs{query} HTTP/1.1")
+        assert "200 OK" in head
+        assert [line["text"] for line in json.loads(body)["lines"]] == shown
+
+    serving(path, client, output=output)
+
+
+@pytest.mark.parametrize("query", ["lines=x", "after=-1", "lines=1e3", f"after={10**20}"])
+def test_lines_that_cannot_be_counted_are_a_bad_request(path: Path, query: str) -> None:
+    async def client() -> None:
+        assert "400 Bad Request" in (await ask(path, f"GET /logs?{query} HTTP/1.1"))[0]
+
+    serving(path, client, output=Output(Clock()))
+
+
+def test_what_would_steer_the_terminal_is_shown_and_not_obeyed() -> None:
+    line = {"ts": 0, "queue": "q", "src": "stderr", "text": "a\tb\x1b[2Jc\r\x9b"}
+    assert as_text(line).endswith(" q stderr| a\tb\\x1b[2Jc\\x0d\\x9b")
