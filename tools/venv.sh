@@ -25,5 +25,6 @@ if ! "$directory/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 
 echo "installing runqy-agent[$extras] into $directory"
+cp pyproject.toml "$stamp.new" # as it is now, whoever changes it meanwhile
 "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable ".[$extras]"
-cp pyproject.toml "$stamp"
+mv "$stamp.new" "$stamp"
