@@ -20,8 +20,8 @@ settings.register_profile("steady", derandomize=True, deadline=None, phases=PHAS
 settings.load_profile("steady")
 
 PATIENCE = {"chaos": 1800, "fleet": 900}
-"""Seconds that a test may take, by directory, where the default of pyproject.toml is too few: leases end in real time, and
-whole playbooks are played."""
+"""Seconds that a test may take, by directory, where the default of pyproject.toml is too few: leases end in real time,
+and whole playbooks are played."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each processor, as the tests wait half of the time; each builds environments of its own, so not too many."""
+    """Two for each processor, as the tests wait half of the time; not many, as each builds environments of its own."""
     return min(8, 2 * (os.cpu_count() or 1))
 
 
