@@ -19,6 +19,8 @@ class PackageIndex(ThreadingHTTPServer):
     def __init__(self, wheels: Path) -> None:
         super().__init__(("127.0.0.1", 0), _IndexHandler)
         self.wheels = wheels
+        self.requests: list[str] = []
+        """The paths that were asked for."""
 
     @property
     def url(self) -> str:
@@ -32,6 +34,7 @@ class _IndexHandler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
+        self.server.requests.append(self.path)
         parts = self.path.strip("/").split("/")
         wheels = self.server.wheels
         if parts[0] == "simple" and len(parts) == 2:

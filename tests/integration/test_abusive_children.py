@@ -22,7 +22,7 @@ TIMEOUT = 3
 """Seconds that the abusive task may run."""
 GRACES = 5.0 + 5.0
 """Seconds until its process is told to stop (HUNG_GRACE), and from then until it is killed (STOP_GRACE)."""
-SLACK = 15.0
+SLACK = 60.0
 """Seconds for a slow machine."""
 MOST_MEMORY = 120 * 2**20
 AUTHOR = """

@@ -104,7 +104,7 @@ def test_the_demo_that_was_kept_is_stopped_by_a_signal(environment: dict[str, st
         lines = iter(demo.stdout.readline, "")
         assert any(line.lstrip().startswith("tail -f") for line in lines), "it ended before it invited anybody"
         demo.send_signal(signum)
-        assert demo.wait(30) == 0
+        assert demo.wait(PATIENCE) == 0
     assert left_behind(environment) == []
 
 
@@ -115,5 +115,5 @@ def test_the_demo_that_is_interrupted_leaves_nothing_behind(environment: dict[st
         assert any("tasks ended" in line for line in lines), "it ended before it began"
         demo.send_signal(signal.SIGINT)
         assert "interrupted; everything is stopped" in demo.stdout.read()
-        assert demo.wait(30) == 1
+        assert demo.wait(PATIENCE) == 1
     assert left_behind(environment) == []

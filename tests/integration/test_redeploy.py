@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from host_kit import Manager, asked, command
-from stage import until
+from stage import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,7 +260,7 @@ def test_following_the_output_goes_on_with_the_next_worker(scene: Scene, tmp_pat
         scene.agent()
         until(lambda: output.read_text().count("hello from") == 2, "the next one too")
         follow.send_signal(signal.SIGINT)
-        assert follow.wait(30) == 0
+        assert follow.wait(PATIENCE) == 0
     finally:
         follow.kill()
         follow.wait()

@@ -199,7 +199,7 @@ def test_the_queues_of_other_nodes_go_on_while_one_node_is_away(tmp_path: Path, 
             with cluster.node_of(low.pending).client() as client:
                 client.hset(low.task(task.id), mapping={"msg": task.SerializeToString(), "state": "pending"})
                 client.lpush(low.pending, task.id)
-            assert stage.until_state(LOW, task.id, "completed", "archived", "retry", patience=10) == "completed"
+            assert stage.until_state(LOW, task.id, "completed", "archived", "retry") == "completed"
         away.start()
         cluster.until_ok()
         stage.follow(cluster.client())

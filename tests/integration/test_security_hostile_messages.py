@@ -38,8 +38,8 @@ def test_a_task_that_is_to_be_kept_beyond_all_times_is_written_and_so_are_its_ne
     innocent = [stage.client.enqueue(QUEUE, b"{}") for _ in range(5)]
     agent = stage.agent(concurrency=10).wait_running()
     for task in (hostile, *innocent):
-        stage.until_state(QUEUE, task, "completed", patience=20)
-    until(lambda: stage.number(QUEUE, "processed") == 6, "all six are counted", patience=20)
+        stage.until_state(QUEUE, task, "completed")
+    until(lambda: stage.number(QUEUE, "processed") == 6, "all six are counted")
     assert stage.ids(QUEUE, "active") == []
     assert agent.terminate() == 0
     assert [line for line in agent.log().splitlines() if " WARNING " in line or " ERROR " in line] == []

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from deployment_kit import make_wheel, spy_on
+from package_index import package_index
 from runqy_agent.broker import keys
 from stage import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from stage import Stage
 
 SUBS = {"inference.high": 9, "inference.low": 3}
+SILENT_ECHO = """
+import json, sys
+import tinypkg
+print('{"status": "ready"}', flush=True)
+for line in sys.stdin:
+    print(json.dumps({"task_id": json.loads(line)["task_id"], "result": 1}), flush=True)
+"""
 
 
 def result(stage: Stage, queue: str, task_id: str) -> Any:
@@ -169,41 +178,32 @@ def test_a_second_signal_does_not_wait_and_still_puts_everything_back(stage: Sta
     assert_deregistered(stage)
 
 
-def within_a_second(attempt: Callable[[], float]) -> None:
-    """The promise is about the worker; a busy machine gets a few tries to show it."""
-    seconds = [attempt()]
-    while min(seconds) >= 1.0 and len(seconds) < 5:
-        seconds.append(attempt())
-    assert min(seconds) < 1.0, seconds
-
-
-def test_an_idle_worker_stops_within_a_second(stage: Stage) -> None:
+def test_an_idle_worker_stops_without_waiting_for_its_time_to_drain(stage: Stage) -> None:
     stage.queue("inference", sub_queues=SUBS)
-
-    def attempt() -> float:
-        agent = stage.agent().wait_running()
-        began = time.monotonic()
-        assert agent.terminate() == 0
-        return time.monotonic() - began
-
-    within_a_second(attempt)
+    agent = stage.agent(shutdown_timeout="10h").wait_running()
+    assert agent.terminate() == 0
     assert_deregistered(stage)
 
 
-def test_a_restart_with_nothing_new_runs_within_a_second_and_without_a_package_index(stage: Stage) -> None:
-    stage.queue("inference")
-    stage.agent().wait_running().terminate()
-    nowhere = "http://127.0.0.1:9/simple"
-    no_index = {"PIP_INDEX_URL": nowhere, "PIP_FIND_LINKS": "", "PIP_NO_INDEX": "1", "UV_INDEX_URL": nowhere}
-
-    def attempt() -> float:
-        agent = stage.agent(environment=no_index).wait_running()
-        seconds = time.monotonic() - agent.started_at
-        assert agent.terminate() == 0
-        assert "building the environment" not in agent.log()
-        return seconds
-
-    within_a_second(attempt)
+def test_a_restart_with_nothing_new_starts_no_build_and_asks_no_package_index(stage: Stage, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    make_wheel(wheels, "tinypkg")
+    python, asked = spy_on("python3", tmp_path / "spy")
+    with package_index(wheels) as index:
+        environment = {"RUNQY_PYTHON": str(python / "python3"), "PIP_INDEX_URL": index.url, "UV_INDEX_URL": index.url}
+        environment |= {"UV_DEFAULT_INDEX": index.url, "PIP_FIND_LINKS": "", "PIP_NO_CACHE_DIR": "1"}
+        stage.queue("inference", {"main.py": SILENT_ECHO, "requirements.txt": "tinypkg\n"})
+        first = stage.agent(environment=environment).wait_running()
+        assert first.terminate() == 0
+        assert "building the environment" in first.log()
+        assert index.requests
+        index.requests.clear()
+        asked.write_text("")
+        second = stage.agent(environment=environment).wait_running()
+        assert second.terminate() == 0
+    assert "building the environment" not in second.log()
+    assert index.requests == []
+    assert re.findall(r"^-.*", asked.read_text(), re.MULTILINE) == ["-I -c import sys"]  # what version it is
 
 
 def test_two_workers_share_a_queue(stage: Stage) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -87,40 +86,36 @@ async def until(condition: Callable[[], Any]) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("code", [IGNORES_SIGNALS, CANNOT_BE_KILLED], ids=["ignores signals", "cannot be killed"])
 def test_a_hanging_nvidia_smi_delays_no_reading_and_is_not_started_twice(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = host(tmp_path, code, monkeypatch)
     clock = SetClock(NOW)
+    if code is IGNORES_SIGNALS:
+        monkeypatch.setattr(metrics, "GPU_TIMEOUT", 600.0)  # it would end by being killed
+
+    async def hanging(reader: metrics.HostMetrics, number: int) -> asyncio.Task[None]:
+        """Read, which starts the program of that number, and wait until it hangs for good."""
+        holders = fake.pids("holder")
+        clock.advance(metrics.GPU_INTERVAL)
+        await reader.read()
+        await until(lambda: len(fake.pids()) == number)
+        if code is CANNOT_BE_KILLED:
+            await until(lambda: fake.pids("holder") not in ([], holders))
+            await until(lambda: caplog.text.count("it is killed") == number)
+        assert reader._query is not None
+        return reader._query
 
     async def read_for_a_while() -> None:
         reader = metrics.HostMetrics(clock)
-        longest = 0.0
-
-        async def read() -> dict[str, Any]:
-            nonlocal longest
-            began = time.monotonic()
-            found: dict[str, Any] = json.loads(await reader.read())
-            longest = max(longest, time.monotonic() - began)
-            return found
-
-        await read()
-        await until(fake.pids)
-        if code is CANNOT_BE_KILLED:
-            await until(lambda: fake.pids("holder"))
+        query = await hanging(reader, 1)
         for _ in range(20):
             clock.advance(metrics.GPU_INTERVAL)
-            assert (await read())["gpus"] == []
+            assert json.loads(await reader.read())["gpus"] == []
+            assert not query.done()  # it was not waited for
             assert len(fake.pids()) == 1
         fake.close()  # now it ends, and the next reading asks a new one
-        await until(lambda: reader._query is not None and reader._query.done())
-        clock.advance(metrics.GPU_INTERVAL)
-        await read()
-        await until(lambda: len(fake.pids()) == 2)
-        if code is CANNOT_BE_KILLED:
-            await until(lambda: fake.pids("holder")[0] not in fake.pids())
-        assert longest < 0.8  # far from the second after which it would be killed
-        query = reader._query
-        assert query is not None
+        await until(query.done)
+        query = await hanging(reader, 2)
         fake.close()
         await until(query.done)
 
