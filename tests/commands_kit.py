@@ -71,7 +71,7 @@ def worker_status(**changes: Any) -> Status:
         "running": 0,
         "tasks": {"succeeded": 1, "failed": 0, "put_back": 0, "lost": 0},
         "processes": {"inference": process()},
-        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}},
+        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}, "restart": []},
         "redis": redis,
         "config": "",
         "now": now,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runqy_agent.config import Config
     from runqy_agent.loops.listener import Listener
     from runqy_agent.loops.loop import Loop
+    from runqy_agent.loops.selection import Selector
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration
     from runqy_agent.retry_delays import RetryDelay
@@ -53,11 +54,23 @@ class Loops:
         processor: the hot path.
         leases: must go on until the last task is written.
         background: the others, stopped once running tasks have ended.
+        forwarder, janitor, recoverer: of those, the ones that go through the sub-queues.
     """
 
     processor: Processor
     leases: Leases
     background: tuple[Loop, ...]
+    forwarder: Forwarder
+    janitor: Janitor
+    recoverer: Recoverer
+
+    def serve(self, config: Config, routes: Sequence[Route]) -> None:
+        """Serve these sub-queues from now on."""
+        self.processor.serve(routes, _selector(config, routes))
+        self.forwarder.queues = self.janitor.queues = [route.queue for route in routes]
+        self.recoverer.policies = {route.queue: route.policy for route in routes}
+        for loop in (self.forwarder, self.janitor, self.recoverer):
+            loop.nudge()  # what is new may have waited for long
 
 
 def queues_without_server(config: Config, queues: Mapping[str, int]) -> list[ServedQueue]:
@@ -125,20 +138,25 @@ def make_loops(
 ) -> Loops:
     """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works, one of ``clients``."""
     names = [route.queue for route in routes]
-    priorities = [(route.queue, route.priority) for route in routes]
-    selector = StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
-    processor = Processor(broker, clock, routes, config.worker.concurrency, selector)
+    processor = Processor(broker, clock, routes, config.worker.concurrency, _selector(config, routes))
+    forwarder, janitor = Forwarder(broker, names), Janitor(broker, names, int(config.worker.ttl_archived))
+    recoverer = Recoverer(broker, clock, {route.queue: route.policy for route in routes})
     background: tuple[Loop, ...] = (
         Canceller(subscriber, processor),
         Deadlines(clock, processor),
-        Forwarder(broker, names),
-        Recoverer(broker, clock, {route.queue: route.policy for route in routes}),
-        Janitor(broker, names, int(config.worker.ttl_archived)),
+        forwarder,
+        recoverer,
+        janitor,
         processor.task_log,
     )
     if clients.watches_sentinels():
         background += (MasterWatch(clients.follow_master),)
-    return Loops(processor, Leases(broker, clock, processor), background)
+    return Loops(processor, Leases(broker, clock, processor), background, forwarder, janitor, recoverer)
+
+
+def _selector(config: Config, routes: Sequence[Route]) -> Selector:
+    priorities = [(route.queue, route.priority) for route in routes]
+    return StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
 
 
 def flat_defaults(config: Config) -> FlatDefaults | None:

@@ -96,7 +96,7 @@ def _execute(command: str, arguments: argparse.Namespace, parser: argparse.Argum
         return _validate(config)
     from runqy_agent.service import run_service  # noqa: PLC0415 - the same
 
-    return run_service(config)
+    return run_service(config, lambda: load_config(path, overrides=overrides))
 
 
 def _validate(config: Config) -> int:

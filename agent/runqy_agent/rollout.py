@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runqy_agent.deployment import Deployer, Release, Source
 from runqy_agent.errors import DeploymentError, ProcessNotReadyError, RunqyAgentError
+from runqy_agent.in_service import Progress, Result, Service
 from runqy_agent.launcher import Launcher
 from runqy_agent.process.environment import refused_names
 from runqy_agent.registration import register
 from runqy_agent.side_by_side import all_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from typing import Any
 
     from runqy_agent.clock import Clock
@@ -32,84 +33,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a redeployment came to for one parent queue.
-
-    Attributes:
-        outcome: ``switched``, ``unchanged`` or ``failed``.
-        commit: which one serves now.
-        reason: why it is not another one; "" if nothing is wrong.
-    """
-
-    outcome: str
-    commit: str
-    reason: str = ""
-
-
-@dataclass
-class Service:
-    """The code of one parent queue in service.
-
-    Attributes:
-        registration: the server's word that it follows.
-        release: what serves.
-        fingerprint: of how it is started.
-        runner: its processes.
-    """
-
-    registration: Registration
-    release: Release
-    fingerprint: str
-    runner: ProcessRunner
-
-    @property
-    def name(self) -> str:
-        """The parent queue."""
-        return self.registration.queue.name
-
-    def adopt(self, release: Release, wanted: str = "", reason: str = "") -> None:
-        """Note what serves, and whether it is not what should."""
-        self.release = release
-        health = self.runner.health
-        health.commit = release.commit
-        self.note(wanted or release.wanted, reason or release.stale_reason)
-
-    def note(self, wanted: str, reason: str) -> None:
-        """Note why what serves is not what should; an empty reason takes that back."""
-        health = self.runner.health
-        health.stale, health.stale_reason = bool(reason), reason
-        health.wanted = wanted if reason else ""
-
-
-@dataclass
-class Progress:
-    """How redeploying goes, for the status.
-
-    Attributes:
-        number: how many have been begun.
-        running: whether one is under way.
-        at: when the last one ended, unix seconds.
-        results: of the last one, by parent queue.
-    """
-
-    number: int = 0
-    running: bool = False
-    at: float = 0.0
-    results: dict[str, Result] = field(default_factory=dict)
-
-
 class Rollout:
     """Deploys, starts and replaces the code of all parent queues of a worker.
 
     Attributes:
         progress: of redeploying.
         on_change: called when a redeployment has begun or ended.
+        follow: called with the server's newest answers, to serve the sub-queues they name; returns what only a restart
+            brings into effect.
     """
 
     def __init__(self, config: Config, clock: Clock, redactor: Redactor, output: Output) -> None:
         self.progress = Progress()
         self.on_change: Callable[[], None] = lambda: None
+        self.follow: Callable[[Sequence[Registration]], Awaitable[list[str]]]
         self._config = config
         self._clock = clock
         self._redactor = redactor
@@ -153,7 +90,8 @@ class Rollout:
             self._tell(name, wanted, release, reason)
         log.info("queue %s: commit %s in %s", name, release.commit[:12], release.code_dir)
         launcher = self._launcher
-        service = Service(registration, release, launcher.fingerprint(registration), launcher.make_runner(registration))
+        runner = launcher.make_runner(registration)
+        service = Service(registration, release, launcher.fingerprint(registration), runner, registration)
         service.adopt(release, wanted, reason)
         return service
 
@@ -217,19 +155,24 @@ class Rollout:
         if self.progress.running:
             self._again = True
             return
-        self.progress = Progress(self.progress.number + 1, running=True)
+        self.progress = Progress(self.progress.number + 1, running=True, restart=self.progress.restart)
         self._in_background(self._redeploy())
         self.on_change()
 
     async def _redeploy(self) -> None:
-        results = {}
-        for service in self._services:  # one after another: each may need as much memory again
-            result = results[service.name] = await self._renew(service)
+        # One after another: each may need as much memory again.
+        results = {service.name: await self._renew(service) for service in self._services}
+        restart, trouble = await self._follow()
+        if trouble:
+            results = {name: replace(result, outcome="failed", reason=trouble) for name, result in results.items()}
+        for name, result in results.items():
             level = logging.ERROR if result.outcome == "failed" else logging.INFO
             why = f": {result.reason}" if result.reason else ""
             text = "redeploying queue %s: %s, commit %s serves%s"
-            log.log(level, text, service.name, result.outcome, result.commit[:12], why, extra={"queue": service.name})
-        self.progress = Progress(self.progress.number, running=False, at=self._clock.now(), results=results)
+            log.log(level, text, name, result.outcome, result.commit[:12], why, extra={"queue": name})
+        for need in restart:
+            log.warning("restart the worker to bring this into effect: %s", need)
+        self.progress = Progress(self.progress.number, at=self._clock.now(), results=results, restart=restart)
         self.on_change()
         if self._again:
             self._again = False
@@ -248,17 +191,34 @@ class Rollout:
             service.note("", reason)
         return Result("failed", service.release.commit, reason)
 
+    async def _follow(self) -> tuple[list[str], str]:
+        """Serve the sub-queues that the server names now. Returns what needs a restart, and what went wrong."""
+        needs = [
+            f"the mode of queue {service.name} is {service.answer.deployment.mode} now"
+            for service in self._services
+            if service.answer.deployment.mode != service.registration.deployment.mode
+        ]
+        try:
+            needs += await self.follow([service.answer for service in self._services])
+            return [self._redactor.redact(need) for need in needs], ""
+        except RunqyAgentError as error:
+            reason = str(error)
+        except Exception as error:
+            log.exception("the sub-queues cannot be changed")
+            reason = repr(error)
+        return needs, f"the sub-queues stay as they are: {self._redactor.redact(reason)}"
+
     async def _ask(self, service: Service) -> Registration:
         config = self._config
         [registration] = await register(config.server, config.bootstrap, [service.name])
         self._redactor.add(registration.secrets())
-        old = service.registration
-        if registration.deployment.mode != old.deployment.mode:
-            raise DeploymentError(f"the mode is {registration.deployment.mode} now: restart the worker to change it")
-        if (registration.redis, registration.sub_queues) != (old.redis, old.sub_queues):
-            log.warning(
-                "queue %s: the server names another Redis or other sub-queues now: restart the worker", old.queue
-            )
+        if registration.queue.name != service.name:
+            name = registration.queue.name
+            raise DeploymentError(f"the server answers for another queue, {name}: restart the worker to serve that")
+        service.answer = registration
+        mode = registration.deployment.mode
+        if mode != service.registration.deployment.mode:
+            raise DeploymentError(f"the mode is {mode} now: restart the worker to change it")
         return registration
 
     async def _change(self, service: Service, registration: Registration) -> Result:

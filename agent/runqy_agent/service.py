@@ -17,13 +17,19 @@ from runqy_agent.reporting.systemd import Systemd
 from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runqy_agent.config import Config
 
 log = logging.getLogger(__name__)
 
 
-def run_service(config: Config) -> int:
+def run_service(config: Config, reread: Callable[[], Config] | None = None) -> int:
     """Run a worker until it is told to stop by SIGTERM or SIGINT.
+
+    Args:
+        config: the settings.
+        reread: reads them anew, so that a redeployment can tell which have changed.
 
     Returns:
         Zero.
@@ -40,7 +46,7 @@ def run_service(config: Config) -> int:
         log.warning("%s", warning)
     _use_uvloop()
     try:
-        asyncio.run(_serve(config, redactor))
+        asyncio.run(_serve(config, redactor, reread))
     except RunqyAgentError as error:
         # It ends on standard error, and may quote what a process printed before it failed.
         error.args = (redactor.redact(str(error)),)
@@ -57,8 +63,9 @@ def _use_uvloop() -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
-async def _serve(config: Config, redactor: Redactor) -> None:
+async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config] | None) -> None:
     worker = Worker(config, redactor=redactor)
+    worker.reread = reread
     systemd = Systemd()
     server = StatusServer(config.status.listen, worker.describe, worker.output)
     stopped = False

@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent import assembly
 from runqy_agent.announcer import Announcer
+from runqy_agent.broker.access import check_access
 from runqy_agent.broker.connection import Clients, resolve
 from runqy_agent.broker.opening import make_presence, open_broker
 from runqy_agent.broker.presence import Identity, WorkerState
@@ -18,28 +20,31 @@ from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
-from runqy_agent.handlers import HandlerTable
+from runqy_agent.lifecycle import Lifecycle
 from runqy_agent.loops.listener import LOOK_SECONDS, Listener
 from runqy_agent.redaction import Redactor
+from runqy_agent.registration import route
 from runqy_agent.reporting.status import Status, describe_worker
+from runqy_agent.restart_needs import restart_needs
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
 from runqy_agent.rollout import Rollout
-from runqy_agent.signals import stop_signals
+from runqy_agent.subqueues import Subqueues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from runqy_agent.broker.broker import Broker
-    from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.connection import Client, RedisAddress
     from runqy_agent.config import Config
     from runqy_agent.loops.processor import Processor
+    from runqy_agent.loops.route import Route
     from runqy_agent.process.runner import Runner
-    from runqy_agent.registration import Registration, ServedQueue, ServerRedis
+    from runqy_agent.registration import Registration, ServerRedis
 
 log = logging.getLogger(__name__)
 
 
-class Worker(HandlerTable):
+class Worker(Lifecycle):
     """One worker, from the server's word to the last task.
 
     With a server it deploys and supervises the task author's code. With handlers (``handle``) it serves tasks itself;
@@ -69,13 +74,11 @@ class Worker(HandlerTable):
         self._clock = clock or Clock()
         self._redactor = redactor or Redactor()
         self._queues = dict(queues or {})
-        self._stop_requested = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._parents: dict[str, assembly.Parent] = {}
         self._rollout: Rollout | None = None
-        self._served: list[ServedQueue] = []
-        self._listeners: list[Listener] = []
+        self._subqueues = Subqueues()
+        self._dead: list[asyncio.Task[Any]] = []
+        self._died = asyncio.Event()
         self._clients = Clients()
         self._loops: assembly.Loops
         self.identity = Identity(socket.gethostname() or "unknown", os.getpid(), uuid.uuid4().hex, self._clock.now())
@@ -84,7 +87,9 @@ class Worker(HandlerTable):
         self._processor: Processor | None = None
         self._announcer = Announcer(self._clock)
         self.output = self._announcer.output
-        self._redis = ""
+        self._address: RedisAddress | None = None
+        self.reread: Callable[[], Config] | None = None
+        """Gives the settings as they stand now, so that a redeployment can tell which need a restart."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when the status or the health of a process has changed."""
 
@@ -101,10 +106,8 @@ class Worker(HandlerTable):
             registrations = await self._register()
             await self._connect(registrations[0].redis if registrations else None)
             await self._make_runners(registrations)
-            served = list(zip(self._served, self._listeners, strict=True))
-            routes = assembly.make_routes(self.config, served, self._parents, self.retry_delay)
             self._loops = assembly.make_loops(
-                self.config, self._broker, self._subscriber, self._clock, routes, clients=self._clients
+                self.config, self._broker, self._subscriber, self._clock, self._routes(), clients=self._clients
             )
             self._processor = self._loops.processor
             self._processor.on_health_change = self._changed
@@ -120,41 +123,43 @@ class Worker(HandlerTable):
         if not self.config.server.url:
             if not self._mux:
                 raise ConfigError("there is neither a server (server.url) nor a handler (Worker.handle): nothing to do")
-            self._served = assembly.queues_without_server(self.config, self._queues)
+            self._subqueues.served = assembly.queues_without_server(self.config, self._queues)
             return []
-        registrations, self._served = await assembly.register_and_route(self.config)
+        registrations, self._subqueues.served = await assembly.register_and_route(self.config)
         for registration in registrations:
             self._redactor.add(registration.secrets())
         return registrations
 
     async def _connect(self, server: ServerRedis | None) -> None:
-        address = resolve(server, self.config.redis)
-        self._redis = str(address)
-        queues = [served.name for served in self._served]
+        self._address = address = resolve(server, self.config.redis)
+        queues = [served.name for served in self._subqueues.served]
         flat = assembly.flat_defaults(self.config)
         self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
         self._subscriber = self._clients.open_subscriber(address)
         self._announcer.start(make_presence(self._broker, self._clock, self.identity), self._state)
         waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)
-        for served in self._served:
-            self._listeners.append(Listener(Watch(self._broker, waiting, served.name, self.identity.uuid)))
-        names = ", ".join(f"{served.name} ({served.priority})" for served in self._served)
-        log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, names, address)
+        self._subqueues.listen = lambda queue: Listener(Watch(self._broker, waiting, queue, self.identity.uuid))
+        self._subqueues.on_end = self._has_ended
+        log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, self._subqueues, address)
 
     async def _make_runners(self, registrations: Sequence[Registration]) -> None:
         stored = {each.queue.name: each.deployment.redis_storage for each in registrations}
         if self._mux:
             shared = HandlerRunner("handlers", self._mux)
-            names = (served.parent for served in self._served)
+            names = (served.parent for served in self._subqueues.served)
             self._parents = {name: assembly.Parent(shared, stored.get(name, True)) for name in names}
             return
         self._rollout = Rollout(self.config, self._clock, self._redactor, self.output)
         self._rollout.on_change = self._changed
+        self._rollout.follow = self._follow
         code = await self._rollout.prepare(registrations)
         self._parents = {name: assembly.Parent(runner, stored[name]) for name, runner in code.items()}
 
     def _runners(self) -> list[Runner]:
         return list(dict.fromkeys(parent.runner for parent in self._parents.values()))
+
+    def _routes(self) -> list[Route]:
+        return assembly.make_routes(self.config, self._subqueues.paired(), self._parents, self.retry_delay)
 
     # Run.
 
@@ -171,21 +176,25 @@ class Worker(HandlerTable):
             raise RunqyAgentError("bootstrap the worker before running it")
         runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
-        watched += [loop.start() for loop in (*self._loops.background, *self._listeners, self._loops.leases, processor)]
+        watched += [loop.start() for loop in (*self._loops.background, self._loops.leases, processor)]
         watched += self._announcer.tasks
+        for task in watched:
+            task.add_done_callback(self._has_ended)
+        self._subqueues.start()
         self._become("running")
         log.info("running: concurrency %d", self.config.worker.concurrency)
-        stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
+        ends = [asyncio.create_task(event.wait()) for event in (self._stop_requested, self._died)]
         try:
-            await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._hurry.set()
             raise
         finally:
-            dead = [task for task in watched if task.done()]
+            dead = list(self._dead)  # what ends from now on is meant to
             for task in dead:
                 log.critical("%s has ended, stopping the worker", task.get_name(), exc_info=_exception(task))
-            stop.cancel()
+            for end in ends:
+                end.cancel()
             if self._rollout is not None:
                 await self._rollout.stop()
             await self._drain(processor, processor_alive=processor.task not in dead)
@@ -198,10 +207,29 @@ class Worker(HandlerTable):
         if dead:
             raise LoopDiedError(f"{dead[0].get_name()} has ended: {_exception(dead[0])!r}")
 
+    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._dead.append(task)
+        self._died.set()
+
+    async def _follow(self, answers: Sequence[Registration]) -> list[str]:
+        """Serve the sub-queues that the server names now. Returns what only a restart brings into effect."""
+        if self._address is None:
+            return []
+        routing = route(self.config.queues(), answers, one_redis=False)
+        for warning in routing.warnings:
+            log.warning("%s", warning)
+        if added := self._subqueues.new_among(routing.queues):
+            await check_access(self._broker, self._subscriber, self._address, added)
+        stored = {answer.queue.name: answer.deployment.redis_storage for answer in answers}
+        self._parents = {name: replace(parent, store_results=stored[name]) for name, parent in self._parents.items()}
+        await self._subqueues.change(routing.queues, lambda: self._loops.serve(self.config, self._routes()))
+        self._changed()
+        return await restart_needs(self.config, self._address, answers, self.reread)
+
     async def _drain(self, processor: Processor, *, processor_alive: bool) -> None:
         processor.hold()
         self._become("draining")
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await self._subqueues.stop()
         if processor_alive:
             drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
             hurry = asyncio.create_task(self._hurry.wait())
@@ -222,18 +250,6 @@ class Worker(HandlerTable):
 
     # Told from outside.
 
-    def stop(self) -> None:
-        """Drain and end. A second call does not wait for running tasks any more. Any thread may call it."""
-        if self._loop is None:
-            self._stop()
-        else:
-            self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        if self._stop_requested.is_set():
-            self._hurry.set()
-        self._stop_requested.set()
-
     def pause(self, *, paused: bool = True) -> None:
         """Take no more tasks but stay up, or take them again."""
         if self._processor is not None and self.status != "bootstrapping" and not self._stop_requested.is_set():
@@ -252,34 +268,6 @@ class Worker(HandlerTable):
         """Whether it is at that."""
         return self._rollout is not None and self._rollout.progress.running
 
-    async def serve(self) -> None:
-        """``bootstrap`` and ``run`` in one; ``stop`` ends it also before the start is complete.
-
-        Raises:
-            RunqyAgentError: as ``bootstrap`` and ``run`` do.
-        """
-        bootstrap = asyncio.create_task(self.bootstrap(), name="bootstrap")
-        stop = asyncio.create_task(self._stop_requested.wait(), name="stop")
-        try:
-            await asyncio.wait([bootstrap, stop], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            bootstrap.cancel()  # changes nothing if it is done
-            await asyncio.wait([bootstrap])
-        if bootstrap.cancelled():
-            log.info("stopped before the start was complete")
-            return
-        bootstrap.result()
-        await self.run()
-
-    def run_blocking(self) -> None:
-        """``serve`` for a program without an event loop; returns when the worker has ended.
-
-        Called in the main thread, it makes SIGTERM and SIGINT call ``stop`` meanwhile. Raises what ``serve`` does.
-        """
-        with stop_signals(self.stop):
-            asyncio.run(self.serve())
-
     # Reports.
 
     def _become(self, status: str) -> None:
@@ -292,7 +280,7 @@ class Worker(HandlerTable):
 
     def describe(self) -> Status:
         """What the worker tells about itself on its host; see ``reporting.status``."""
-        where = {"redis": self._redis, "config": self.config.path}
+        where = {"redis": str(self._address or ""), "config": self.config.path}
         heartbeat, progress = self._announcer.heartbeat, self._rollout.progress if self._rollout else None
         return describe_worker(self._state(), self.identity, heartbeat, progress, now=self._clock.now(), **where)
 
@@ -305,7 +293,7 @@ class Worker(HandlerTable):
         return WorkerState(
             status=self.status,
             concurrency=self.config.worker.concurrency,
-            queues={served.name: served.priority for served in self._served},
+            queues={served.name: served.priority for served in self._subqueues.served},
             strict_priority=self.config.worker.strict_priority,
             health={runner.name: runner.health for runner in self._runners()},
             metrics=metrics,

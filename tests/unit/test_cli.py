@@ -14,6 +14,8 @@ from runqy_agent._version import __version__
 from runqy_agent.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runqy_agent.config import Config
 
 FILE = "server: {url: 'https://h', api_key: hush-hush}\nworker: {queue: inference, concurrency: 2}\n"
@@ -38,7 +40,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Puts a service in place that only remembers its settings and ends with 42."""
     seen: list[Config] = []
 
-    def run(config: Config) -> int:
+    def run(config: Config, reread: Callable[[], Config]) -> int:
+        assert reread() == config
         seen.append(config)
         return 42
 
@@ -174,7 +177,7 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_ends_in_its_exit_code_and_lines_for_people(
     error: Exception, code: int, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Config) -> int:
+    def fail(*_: object) -> int:
         raise error
 
     monkeypatch.setattr(service, "run_service", fail)
@@ -185,7 +188,7 @@ def test_an_error_ends_in_its_exit_code_and_lines_for_people(
 def test_an_unexpected_error_is_logged_with_its_traceback_and_ends_in_1(
     file: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: Config) -> int:
+    def fail(*_: object) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setattr(service, "run_service", fail)

@@ -32,7 +32,7 @@ REFUSED = {"outcome": "unchanged", "commit": OLD, "reason": "commit bbb is not t
 
 
 def progress(number: int, *, running: bool = False, **results: Any) -> dict[str, Any]:
-    return {"redeploy": {"number": number, "running": running, "at": 0.0, "results": results}}
+    return {"redeploy": {"number": number, "running": running, "at": 0.0, "results": results, "restart": []}}
 
 
 def told(**changes: Any) -> Status:
@@ -68,7 +68,7 @@ def test_redeploy_waits_for_the_one_that_it_asked_for(
     worker.answer = lambda: worker_status(**next(answers))
     assert redeploy(worker, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer == {"worker_id": "host:7:old", "done": True, "results": {"inference": SWITCHED}}
+    assert answer == {"worker_id": "host:7:old", "done": True, "results": {"inference": SWITCHED}, "restart": []}
     assert signals == [(7, signal.SIGHUP)]
 
 
@@ -82,6 +82,34 @@ def test_redeploy_is_one_if_a_queue_does_not_serve_what_it_should_and_says_why(
         f"images: switched, commit {NEW[:12]} serves",
         f"inference: {result['outcome']}, commit {OLD[:12]} serves: {result['reason']}",
     ]
+
+
+def test_redeploy_is_one_if_something_waits_for_a_restart_and_says_what(
+    worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer() -> Any:
+        found = progress(len(signals), inference=SWITCHED)
+        found["redeploy"]["restart"] = ["another Redis"]
+        return worker_status(**found)
+
+    worker.answer = answer
+    assert redeploy(worker) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == ["restart the worker to bring this into effect: another Redis"]
+    assert redeploy(worker, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["restart"] == ["another Redis"]
+    assert in_words(worker.answer()).startswith("running, to be restarted: ")
+
+
+def test_a_worker_of_an_older_version_that_does_not_tell_of_restarts_redeploys_too(
+    worker: Worker, signals: list[Any]
+) -> None:
+    def answer() -> Any:
+        found = progress(len(signals), inference=SWITCHED)
+        del found["redeploy"]["restart"]
+        return worker_status(**found)
+
+    worker.answer = answer
+    assert redeploy(worker) == 0
 
 
 def test_redeploy_is_one_if_it_has_not_ended_in_time_and_zero_if_nobody_waits(

@@ -62,7 +62,7 @@ def status(**changes: Any) -> Status:
         "running": 2,
         "tasks": {"succeeded": 5, "failed": 1, "put_back": 0, "lost": 0},
         "processes": {"inference": process()},
-        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}},
+        "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}, "restart": []},
         "redis": {"address": "redis:6379", "last_beat": NOW - 1, "error": ""},
         "config": "",
         "now": NOW,

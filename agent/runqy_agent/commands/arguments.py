@@ -198,12 +198,12 @@ def _logs(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
 
 
 def _redeploy(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | None) -> int:
-    from runqy_agent.commands.redeploy import all_well, in_lines, redeploy  # noqa: PLC0415
+    from runqy_agent.commands.redeploy import all_well, in_lines, redeploy, restart_needs  # noqa: PLC0415
 
     status, done = redeploy(endpoint, unit, arguments.wait)
-    results = status["redeploy"]["results"] if done else {}
     if arguments.json:
-        print(json.dumps({"worker_id": status["worker_id"], "done": done, "results": results}))
+        results, restart = (status["redeploy"]["results"], restart_needs(status)) if done else ({}, [])
+        print(json.dumps({"worker_id": status["worker_id"], "done": done, "results": results, "restart": restart}))
     elif done:
         print("\n".join(in_lines(status)))
     else:

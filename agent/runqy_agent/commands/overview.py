@@ -34,6 +34,7 @@ def host_overview(status: Status) -> str:
     ]
     if (status.get("redeploy") or {}).get("running"):
         rows.append(("redeploying", "it goes over to new code"))
+    rows += [("restart needed", need) for need in (status.get("redeploy") or {}).get("restart", ())]
     for name, process in status["processes"].items():
         rows += _process_rows(name, process, now)
     return "\n".join(f"{name:<18}{value}" for name, value in rows)

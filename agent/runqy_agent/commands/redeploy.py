@@ -60,17 +60,25 @@ def redeploy(endpoint: Endpoint, unit: Unit | None, seconds: float) -> tuple[Sta
 
 
 def all_well(status: Status) -> bool:
-    """Whether every parent queue serves what it should."""
-    return all(each["outcome"] != "failed" and not each["reason"] for each in status["redeploy"]["results"].values())
+    """Whether every parent queue serves what it should, and nothing waits for a restart."""
+    results = status["redeploy"]["results"].values()
+    return all(each["outcome"] != "failed" and not each["reason"] for each in results) and not restart_needs(status)
+
+
+def restart_needs(status: Status) -> list[str]:
+    """What has changed that only a restart brings into effect. A worker of an older version does not tell."""
+    needs: list[str] = status["redeploy"].get("restart", [])
+    return needs
 
 
 def in_lines(status: Status) -> list[str]:
-    """What came of it, a line for each parent queue."""
-    return [
+    """What came of it, a line for each parent queue, and for each thing that needs a restart."""
+    lines = [
         f"{queue}: {each['outcome']}, commit {each['commit'][:_SHORT]} serves"
         + (f": {each['reason']}" if each["reason"] else "")
         for queue, each in status["redeploy"]["results"].items()
     ]
+    return lines + [f"restart the worker to bring this into effect: {need}" for need in restart_needs(status)]
 
 
 def _signal(pid: int) -> None:

@@ -15,15 +15,19 @@ INTERVAL = 5.0
 
 
 class Forwarder(PeriodicLoop):
-    """Forwards due tasks of all queues every five seconds, as asynq does."""
+    """Forwards due tasks of all queues every five seconds, as asynq does.
+
+    Attributes:
+        queues: the sub-queues; may be replaced at any time.
+    """
 
     name: ClassVar[str] = "forwarder"
 
     def __init__(self, broker: Broker, queues: Sequence[str], interval: float = INTERVAL) -> None:
         super().__init__(interval)
         self._broker = broker
-        self._queues = queues
+        self.queues = queues
 
     async def round(self) -> None:
         """All queues once."""
-        await for_each(self._queues, self._broker.forward)
+        await for_each(self.queues, self._broker.forward)

@@ -21,7 +21,11 @@ BATCH = 100
 
 
 class Janitor(PeriodicLoop):
-    """Cleans up in batches, completed tasks every eight seconds (asynq's interval), archives now and then."""
+    """Cleans up in batches, completed tasks every eight seconds (asynq's interval), archives now and then.
+
+    Attributes:
+        queues: the sub-queues; may be replaced at any time.
+    """
 
     name: ClassVar[str] = "janitor"
 
@@ -36,13 +40,13 @@ class Janitor(PeriodicLoop):
         """
         super().__init__(interval)
         self._broker = broker
-        self._queues = queues
+        self.queues = queues
         self._ttl_archived = ttl_archived
         self._rounds = 0
 
     async def round(self) -> None:
         """All queues once."""
-        await for_each(self._queues, self._clean)
+        await for_each(self.queues, self._clean)
         self._rounds += 1
 
     async def _clean(self, queue: str) -> None:

@@ -15,6 +15,7 @@ from runqy_agent.broker.connection import describe
 from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.loops.doubts import Doubts
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
+from runqy_agent.loops.route import follow
 from runqy_agent.loops.task_log import TaskLog
 from runqy_agent.outcome import Outcome, Unstarted
 
@@ -57,9 +58,8 @@ class Processor(Loop):
         super().__init__()
         self._broker = broker
         self._clock = clock
-        self._routes = {route.queue: route for route in routes}
+        self._routes: dict[str, Route] = {}
         self._concurrency = concurrency
-        self._selector = selector
         self._held: dict[TakenTask, Route] = {}
         self._decided: set[TakenTask] = set()
         self._wake = asyncio.Event()
@@ -70,10 +70,17 @@ class Processor(Loop):
         self.task_log = TaskLog()
         self.counts = self.task_log.counts
         self.on_health_change: Callable[[], None] | None = None
+        self.serve(routes, selector)
+
+    def serve(self, routes: Sequence[Route], selector: Selector) -> None:
+        """Serve these sub-queues from now on. Tasks of others that are held are finished."""
+        follow(self._routes, routes)
         for route in routes:
             route.runner.attach(self)
             if route.listener is not None:
                 route.listener.on_news = self.wake
+        self._selector = selector
+        self._wake.set()
 
     # What others see and tell.
 
@@ -163,8 +170,7 @@ class Processor(Loop):
 
     async def put_back(self, timeout: float = 5.0) -> None:
         """Return every task that is still running to the head of its queue, and wait until that is written."""
-        left = self.running
-        if left:
+        if left := self.running:
             log.warning("putting %d unfinished tasks back into their queues", len(left))
         for task in reversed(left):  # the oldest goes back last, to be the first again
             self.cut_off(task, Unstarted())
@@ -209,8 +215,7 @@ class Processor(Loop):
         if self._doubts.next_check() is not None:
             await self._resolve_doubts()
         self._lose_ended()
-        requests = self._plan()
-        if not requests:
+        if not (requests := self._plan()):
             return
         lease = self._broker.new_lease()
         try:
@@ -268,7 +273,8 @@ class Processor(Loop):
         if answer.error is not None:
             log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, answer.error, REFUSED_DELAY)
             route.take_back(request)
-            self._leave_alone(route, REFUSED_DELAY)
+            route.not_before = self._clock.monotonic() + REFUSED_DELAY
+            asyncio.get_running_loop().call_later(REFUSED_DELAY + 0.01, self._wake.set)
             return
         for settled, held in zip(request.finished, answer.held, strict=True):
             self._decided.discard(settled.task)
@@ -287,10 +293,6 @@ class Processor(Loop):
         if request.take or answer.dropped:
             self._wake.set()  # slots that this queue could not fill may be filled by another
 
-    def _leave_alone(self, route: Route, seconds: float) -> None:
-        route.not_before = self._clock.monotonic() + seconds
-        asyncio.get_running_loop().call_later(seconds + 0.01, self._wake.set)
-
     def _admit(self, route: Route, tasks: list[TakenTask]) -> list[TakenTask]:
         """Hold tasks that were taken, and sort out those that are not to be run. Returns the others."""
         ready = []
@@ -303,8 +305,7 @@ class Processor(Loop):
                 continue
             self._held[task] = route
             task.deadline = task.run_deadline(route.active_timeout)
-            refusal = route.refusal(task)
-            if refusal is not None:
+            if (refusal := route.refusal(task)) is not None:
                 self.finished(task, refusal)
                 self._wake.set()
             else:

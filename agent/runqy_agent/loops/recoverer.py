@@ -26,7 +26,11 @@ GRACE = 30.0
 
 
 class Recoverer(PeriodicLoop):
-    """Finds leases that ended, and ids that never had one, at start and then every minute."""
+    """Finds leases that ended, and ids that never had one, at start and then every minute.
+
+    Attributes:
+        policies: the rules for the tasks of each sub-queue; may be replaced at any time.
+    """
 
     name: ClassVar[str] = "recoverer"
 
@@ -44,18 +48,19 @@ class Recoverer(PeriodicLoop):
         super().__init__(interval)
         self._broker = broker
         self._clock = clock
-        self._policies = policies
+        self.policies = policies
 
     async def round(self) -> None:
         """All queues once."""
-        await for_each(self._policies, self._look_after)
+        policies = self.policies
+        await for_each(policies, lambda queue: self._look_after(queue, policies[queue]))
 
-    async def _look_after(self, queue: str) -> None:
+    async def _look_after(self, queue: str, policy: Policy) -> None:
         adopted = await self._broker.adopt(queue)
         if adopted:
             log.warning("queue %s: %d active tasks had no lease and were given one", queue, len(adopted))
             asyncio.get_running_loop().call_later(GRACE + 1, self.nudge)
-        await self._recover(queue, self._policies[queue])
+        await self._recover(queue, policy)
 
     async def _recover(self, queue: str, policy: Policy) -> None:
         while True:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from runqy_agent.outcome import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from runqy_agent.broker.exchange import Exchange
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Policy, Settled
@@ -28,6 +30,7 @@ class Route:
         listener: who waits while it is empty.
         not_before: monotonic seconds; the queue is left alone until then.
         settled: outcomes to be written.
+        closed: it gives no tasks any more: the server has taken the sub-queue away.
     """
 
     queue: str
@@ -39,11 +42,12 @@ class Route:
     listener: Listener | None = None
     not_before: float = 0.0
     settled: list[Settled] = field(default_factory=list)
+    closed: bool = False
 
     def may_give(self, now: float) -> bool:
         """Whether it makes sense to ask for tasks. ``now`` is in monotonic seconds."""
         known_empty = self.listener is not None and self.listener.armed
-        return not known_empty and self.runner.ready and self.not_before <= now
+        return not known_empty and not self.closed and self.runner.ready and self.not_before <= now
 
     def take_back(self, request: Exchange) -> None:
         """An exchange did not succeed: what it was to write is still to be written."""
@@ -81,3 +85,17 @@ class Route:
             why = f"it waited {waited:.0f} s, longer than its pending timeout of {limit:g} s"
             return Failure(f"archived unrun: {why}", retry=False)
         return None
+
+
+def follow(known: dict[str, Route], routes: Iterable[Route]) -> None:
+    """Serve these sub-queues: close all others, add what is new, and let the known ones go on with new settings.
+
+    What a known one has on its way back to Redis stays with it.
+    """
+    for route in known.values():
+        route.closed, route.listener = True, None
+    for new in routes:
+        route = known.setdefault(new.queue, new)
+        route.priority, route.runner, route.policy, route.listener = new.priority, new.runner, new.policy, new.listener
+        route.active_timeout, route.pending_timeout = new.active_timeout, new.pending_timeout
+        route.closed = False

@@ -42,7 +42,7 @@ class Routing:
     warnings: list[str] = field(default_factory=list)
 
 
-def route(queues: Sequence[str], registrations: Sequence[Registration]) -> Routing:
+def route(queues: Sequence[str], registrations: Sequence[Registration], *, one_redis: bool = True) -> Routing:
     """Decide which sub-queues to serve.
 
     A parent's name means all its sub-queues, a full name only that one. ``.`` and ``:`` are alike.
@@ -50,11 +50,13 @@ def route(queues: Sequence[str], registrations: Sequence[Registration]) -> Routi
     Args:
         queues: the configured names.
         registrations: what ``register`` returned for them: one for each parent, in the same order.
+        one_redis: whether they must name the same Redis. A worker that runs stays with its own, and says so.
 
     Raises:
         RegistrationError: nothing is left to serve, or the answers name different Redis servers.
     """
-    _require_one_redis(registrations)
+    if one_redis:
+        _require_one_redis(registrations)
     answers = dict(zip(map(same_spelling, parents_of(queues)), registrations, strict=True))
     served: dict[str, ServedQueue] = {}
     warnings = []

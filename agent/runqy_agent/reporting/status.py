@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runqy_agent.broker.presence import Health, Identity, WorkerState
+    from runqy_agent.in_service import Progress
     from runqy_agent.loops.heartbeat import Heartbeat
-    from runqy_agent.rollout import Progress
 
 
 SHORT = 12
@@ -59,12 +59,14 @@ class RedeployStatus(TypedDict):
         at: when the last one ended, unix seconds; 0 before that.
         results: of the last one, by parent queue: ``outcome`` (``switched``, ``unchanged`` or ``failed``), ``commit``
             (which serves), and ``reason`` ("" if that is the one that should).
+        restart: what the last one has found changed that only a restart brings into effect; one text for each.
     """
 
     number: int
     running: bool
     at: float
     results: dict[str, dict[str, str]]
+    restart: list[str]
 
 
 class RedisStatus(TypedDict):
@@ -177,7 +179,13 @@ def _process(health: Health) -> ProcessStatus:
 
 def _redeploy(progress: Progress) -> RedeployStatus:
     results = {name: asdict(result) for name, result in progress.results.items()}
-    return {"number": progress.number, "running": progress.running, "at": progress.at, "results": results}
+    return {
+        "number": progress.number,
+        "running": progress.running,
+        "at": progress.at,
+        "results": results,
+        "restart": list(progress.restart),
+    }
 
 
 def in_words(status: Status) -> str:
@@ -185,6 +193,8 @@ def in_words(status: Status) -> str:
     word = status["status"]
     if status["redeploy"] and status["redeploy"]["running"]:
         word += ", redeploying"
+    if status["redeploy"] and status["redeploy"]["restart"]:
+        word += ", to be restarted"
     processes = [_in_words(name, process) for name, process in status["processes"].items()]
     return f"{word}: {', '.join(processes)}" if processes else word
 
