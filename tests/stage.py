@@ -91,7 +91,12 @@ class Agent:
     """A running ``runqy-agent run``."""
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], log_path: Path, redis_client: redis.Redis
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        log_path: Path,
+        redis_client: redis.Redis,
+        stderr: int | None = None,
     ) -> None:
         self.log_path = log_path
         self._redis = redis_client
@@ -102,7 +107,7 @@ class Agent:
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
-            stderr=self._log,
+            stderr=self._log if stderr is None else stderr,
             start_new_session=True,
         )
         self.pid = self.process.pid
@@ -195,7 +200,7 @@ class Stage:
         """Start an agent.
 
         ``settings`` are environment variables without ``RUNQY_``, in lower case; ``config_file`` is a configuration,
-        ``environment`` holds other variables.
+        ``environment`` holds other variables, ``stderr`` is where its log goes instead of a file.
         """
         environment = {
             "RUNQY_SERVER_URL": self.server.url,
@@ -207,9 +212,10 @@ class Stage:
         }
         config_file = settings.pop("config_file", None)
         environment |= settings.pop("environment", {})
+        stderr = settings.pop("stderr", None)
         environment |= {f"RUNQY_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, "-m", "runqy_agent", "run", *(["--config", str(config_file)] if config_file else [])]
-        agent = Agent(command, environment, self.directory / f"agent-{len(self._agents)}.log", self.redis)
+        agent = Agent(command, environment, self.directory / f"agent-{len(self._agents)}.log", self.redis, stderr)
         self._agents.append(agent)
         return agent
 

@@ -32,10 +32,7 @@ def run_service(config: Config, reread: Callable[[], Config] | None = None) -> i
         reread: reads them anew, so that a redeployment can tell which have changed.
 
     Returns:
-        Zero.
-
-    Raises:
-        RunqyAgentError: of the kind that tells which step failed; its exit code is the process's.
+        The exit code; what went wrong is the last thing in the log.
     """
     redactor = Redactor()
     known = (config.server.api_key, config.git.token, config.redis.password, config.redis.sentinel.password)
@@ -48,9 +45,8 @@ def run_service(config: Config, reread: Callable[[], Config] | None = None) -> i
     try:
         asyncio.run(_serve(config, redactor, reread))
     except RunqyAgentError as error:
-        # It ends on standard error, and may quote what a process printed before it failed.
-        error.args = (redactor.redact(str(error)),)
-        raise
+        log.critical("%s", error)  # not on standard error past the log: nobody may be reading there
+        return error.exit_code
     return ExitCode.DONE
 
 

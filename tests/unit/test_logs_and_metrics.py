@@ -133,9 +133,9 @@ def test_a_line_for_the_journal_has_its_level_first_and_no_time(level: int, numb
 
 
 def test_each_line_of_a_message_for_the_journal_has_its_level(redactor: Redactor) -> None:
-    assert JournalFormatter(redactor).format(record("a\n\nb <3>c")) == "<4>a\n<4>\n<4>b <3>c"
+    assert JournalFormatter(redactor).format(record("a\n\nb <3>c")) == "<4>a\n<4>\n<4>    b <3>c"
     lines = JournalFormatter(redactor).format(failing_record()).splitlines()
-    assert lines[:2] == ["<4>it failed", "<4>Traceback (most recent call last):"]
+    assert lines[:2] == ["<4>it failed", "<4>    Traceback (most recent call last):"]
     assert all(line.startswith("<4>") for line in lines)
 
 

@@ -96,7 +96,12 @@ def test_what_a_process_prints_is_no_command_to_systemd(manager: Manager) -> Non
 def test_long_words_are_cut_and_those_without_a_meaning_in_utf8_do_not_hurt(manager: Manager) -> None:
     Systemd(manager.environ).tell("recovering", "\udcff" + "x" * 10_000)
     (message,) = manager.heard()
-    assert message == "STATUS=?" + "x" * (MAX_WORDS - 1)
+    assert message == "STATUS=" + ("\\udcff" + "x" * MAX_WORDS)[:MAX_WORDS]
+
+
+def test_words_that_would_steer_a_terminal_or_command_systemd_do_neither(manager: Manager) -> None:
+    Systemd(manager.environ).tell("recovering", "a\nMAINPID=1\x0bb\u2028c \x1b[2J\u202e")
+    assert manager.heard() == ["STATUS=a MAINPID=1 b c \\x1b[2J\\u202e"]
 
 
 def test_an_abstract_socket_is_one_too() -> None:

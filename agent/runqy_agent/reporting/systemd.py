@@ -9,6 +9,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from runqy_agent.escaping import escape
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -43,7 +45,7 @@ class Systemd:
             words: the same for people; shown in one line.
         """
         # What a process printed may be among the words. A line of it would be a command to systemd.
-        words = " ".join(words.split())[:MAX_WORDS]
+        words = escape(" ".join(words.split()))[:MAX_WORDS]
         ready = self._ready or status == "running"
         lines = [] if words == self._words else [f"STATUS={words}"]
         lines += ["READY=1"] if ready and not self._ready else []
