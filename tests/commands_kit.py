@@ -73,6 +73,7 @@ def worker_status(**changes: Any) -> Status:
         "processes": {"inference": process()},
         "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}, "restart": []},
         "redis": redis,
+        "clock_offset": 0.0,
         "config": "",
         "now": now,
     } | changes

@@ -19,7 +19,7 @@ def taken(task_id: str = "t1", payload: bytes = b"{}", *, queue: str = "q.defaul
     only_taken = TakenTask.__dataclass_fields__.keys() - TaskMessage.DESCRIPTOR.fields_by_name.keys()
     own = {name: fields.pop(name) for name in only_taken & fields.keys()}
     message = TaskMessage(**{"type": queue, "id": task_id, "queue": queue, "payload": payload, "retry": 3, **fields})
-    whole: dict[str, Any] = {"held_until": NOW + 30, "lease_ends": NOW + 30, "taken_at": float(NOW), **own}
+    whole: dict[str, Any] = {"held_until": NOW + 30, "lease_ends": NOW + 30, **own}
     return TakenTask(id=task_id, queue=queue, message=message, **whole)
 
 

@@ -58,6 +58,11 @@ class Announcer:
         """What must not end before ``stop``."""
         return [loop.task for loop in (self.heartbeat, self._publisher) if loop is not None and loop.task is not None]
 
+    @property
+    def clock_offset(self) -> float | None:
+        """How many seconds the host's clock is ahead of Redis'; None if that is not known."""
+        return self._presence.time.ahead if self._presence else None
+
     def nudge(self) -> None:
         """Something has changed: tell it now."""
         if self.heartbeat is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from runqy_agent.clock import monotonic
 from runqy_agent.handlers import NoHandlerError, RevokeTask, ServeMux, SkipRetry, Task
 from runqy_agent.outcome import Failure, Outcome, Revoked, Success
 from runqy_agent.process.runner import BaseRunner
@@ -35,7 +36,9 @@ class HandlerRunner(BaseRunner):
 
     def run(self, tasks: Sequence[TakenTask]) -> None:
         """Begin each task."""
+        now = monotonic()
         for task in tasks:
+            task.begin(now)
             self._running[task] = asyncio.ensure_future(self._run(task))
 
     async def _run(self, taken: TakenTask) -> None:

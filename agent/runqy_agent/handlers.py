@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from runqy_agent.clock import Clock
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,7 +59,7 @@ class Task:
         queue: the sub-queue it came from.
         retried: retries used so far.
         max_retry: retries allowed.
-        deadline: unix seconds, when the run is cut off.
+        deadline: unix seconds, when the run is cut off, as the host's clock counts now.
         headers: asynq headers, mostly empty.
         result_writer: where its result may be put.
     """
@@ -72,7 +74,7 @@ class Task:
         self.queue: str = taken.queue
         self.retried: int = message.retried
         self.max_retry: int = message.retry
-        self.deadline: float = taken.deadline
+        self.deadline: float = Clock().shown(taken.deadline)
         self.headers: Mapping[str, str] = dict(message.headers)
         self.result_writer = ResultWriter(taken.id)
 

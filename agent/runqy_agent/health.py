@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runqy_agent.clock import APART
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -129,7 +131,15 @@ def _judge_status(
         return Verdict("recovering", reason)
     if status["status"] == "draining":
         return Verdict("draining", f"it takes no tasks; {status['running']} are running")
-    return Verdict("healthy", f"serving {', '.join(status['queues'])}")
+    remark = clock_remark(status)
+    return Verdict("healthy", f"serving {', '.join(status['queues'])}" + (f"; {remark}" if remark else ""))
+
+
+def clock_remark(status: Mapping[str, Any]) -> str:
+    """That the host's clock is wrong, or that of Redis; "" if they agree, and of a worker that does not tell."""
+    offset = status.get("clock_offset") or 0.0
+    side = "ahead of" if offset > 0 else "behind"
+    return f"the clock of this host is {abs(offset):.0f} s {side} that of Redis" if abs(offset) > APART else ""
 
 
 def beat_overdue(status: Mapping[str, Any], now: float) -> bool:

@@ -70,7 +70,7 @@ class Progress:
     Attributes:
         number: how many have been begun.
         running: whether one is under way.
-        at: when the last one ended, unix seconds.
+        at: when the last one ended, monotonic seconds; 0 before that.
         results: of the last one, by parent queue.
         restart: what it has found changed that only a restart of the worker brings into effect; one text for each.
     """

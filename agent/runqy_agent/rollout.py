@@ -172,7 +172,7 @@ class Rollout:
             log.log(level, text, name, result.outcome, result.commit[:12], why, extra={"queue": name})
         for need in restart:
             log.warning("restart the worker to bring this into effect: %s", need)
-        self.progress = Progress(self.progress.number, at=self._clock.now(), results=results, restart=restart)
+        self.progress = Progress(self.progress.number, at=self._clock.monotonic(), results=results, restart=restart)
         self.on_change()
         if self._again:
             self._again = False

@@ -81,7 +81,8 @@ class Worker(Lifecycle):
         self._died = asyncio.Event()
         self._clients = Clients()
         self._loops: assembly.Loops
-        self.identity = Identity(socket.gethostname() or "unknown", os.getpid(), uuid.uuid4().hex, self._clock.now())
+        host = socket.gethostname() or "unknown"
+        self.identity = Identity(host, os.getpid(), uuid.uuid4().hex, self._clock.monotonic())
         self._broker: Broker
         self._subscriber: Client
         self._processor: Processor | None = None
@@ -282,7 +283,7 @@ class Worker(Lifecycle):
         """What the worker tells about itself on its host; see ``reporting.status``."""
         where = {"redis": str(self._address or ""), "config": self.config.path}
         heartbeat, progress = self._announcer.heartbeat, self._rollout.progress if self._rollout else None
-        return describe_worker(self._state(), self.identity, heartbeat, progress, now=self._clock.now(), **where)
+        return describe_worker(self._state(), self.identity, heartbeat, progress, clock=self._clock, **where)
 
     def hung(self) -> list[str]:
         """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""
@@ -299,6 +300,7 @@ class Worker(Lifecycle):
             metrics=metrics,
             running=self._processor.running if self._processor else (),
             outcomes=self._processor.counts if self._processor else {},
+            clock_offset=self._announcer.clock_offset,
         )
 
 

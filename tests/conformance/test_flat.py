@@ -381,7 +381,7 @@ def test_a_malformed_task_is_archived_with_a_reason_and_what_it_held(
     flat.enqueue("bad", **fields)
     good, bad = flat.exchange(2).taken
     assert said in bad.malformed
-    refusal = Route(QUEUE, 1, None, flat.policy).refusal(bad)  # type: ignore[arg-type]
+    refusal = Route(QUEUE, 1, None, flat.policy).refusal(bad, flat.clock)  # type: ignore[arg-type]
     assert refusal is not None
     held = flat.redis.hgetall("asynq:t:bad")
     assert flat.exchange(0, (bad, refusal), (good, Success(b"1"))).held == [True, True]
@@ -433,8 +433,11 @@ def test_fields_are_read_as_what_they_mean(flat: Flat, fields: dict[str, Any], e
 def test_timeout_and_deadline_end_a_run(flat: Flat) -> None:
     flat.enqueue("timeout", timeout=90)
     flat.enqueue("deadline", timeout=90, deadline=NOW + 5)
-    ends = [task.run_deadline(0) for task in flat.exchange(2).taken]
-    assert ends == [NOW + 90, NOW + 5]
+    tasks = flat.exchange(2).taken
+    for task in tasks:
+        task.limit(0, flat.clock.offset)
+        task.begin(NOW)
+    assert [task.deadline for task in tasks] == [NOW + 90, NOW + 5]
 
 
 def test_an_empty_queue_is_watched_from_two_places(flat: Flat) -> None:

@@ -184,8 +184,8 @@ class Replay:
             payload = base64.b64decode(worker["payload_b64"])
             message, _ = decode(None, worker["task_id"], worker["queue"])
             message.type, message.payload = worker["type"], payload
-            task = TakenTask(worker["task_id"], worker["queue"], message, 0, 0, worker["started"])
-            task.deadline = worker["deadline"]
+            task = TakenTask(worker["task_id"], worker["queue"], message, 0, 0, deadline=worker["deadline"])
+            task.begin(worker["started"])
             running.append(task)
         state = WorkerState(
             STATUSES[self.args["status"]],

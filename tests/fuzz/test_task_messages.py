@@ -63,7 +63,9 @@ stored = mutated(ENCODED) | built | st.none()
 
 def check(task: TakenTask) -> None:
     """What the worker does with a taken task, with every outcome it can have."""
-    assert isinstance(task.run_deadline(0), (int, float))
+    task.limit(0, 0.0)
+    task.begin(NOW)
+    assert isinstance(task.is_over(NOW), bool)
     if not task.malformed:
         try:
             line = encode_task(task)
@@ -97,7 +99,7 @@ def check(task: TakenTask) -> None:
 )
 def test_no_message_is_more_than_malformed(raw: bytes | None, task_id: bytes, fields: list[bytes | None]) -> None:
     broker = Broker(None, SetClock(NOW))  # type: ignore[arg-type]  # nothing is sent: only what a reply means is asked
-    (task,) = broker._tasks(QUEUE, [task_id, raw, *fields], float(NOW), NOW + 30.5)
+    (task,) = broker._tasks(QUEUE, [task_id, raw, *fields], NOW + 30.5)
     check(task)
 
 
@@ -111,5 +113,5 @@ def test_no_hash_of_the_flat_layout_is_more_than_malformed(
     raw: bytes | None, stamps: list[bytes | None], fields: list[bytes | None]
 ) -> None:
     broker = FlatBroker(None, SetClock(NOW), FlatDefaults())  # type: ignore[arg-type]  # as above
-    (task,) = broker._tasks(QUEUE, [IDS[0].encode(), raw, *stamps, *fields], float(NOW), NOW + 30.5)
+    (task,) = broker._tasks(QUEUE, [IDS[0].encode(), raw, *stamps, *fields], NOW + 30.5)
     check(task)

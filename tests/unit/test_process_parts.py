@@ -250,7 +250,7 @@ def test_a_state_lasts_since_it_was_entered_however_often_its_reason_changes(mon
         became = BaseRunner._became
 
     clock = SetClock(NOW)
-    monkeypatch.setattr("runqy_agent.process.runner.Clock", lambda: clock)
+    monkeypatch.setattr("runqy_agent.process.runner.monotonic", clock.monotonic)
     runner, told = Crashing("inference"), Told()
     runner.attach(told)
     runner.became("ready")

@@ -91,12 +91,11 @@ class ScriptedBroker:
         while queue not in self.paused and self.pending[queue] and len(ids) < request.take:
             ids.append(self.pending[queue].popleft())
         self.active.update(ids)
-        now = Clock().now()
-        tasks = [
-            self.special.get(task_id) or taken(task_id, queue=queue, taken_at=now, retention=60) for task_id in ids
-        ]
+        clock = Clock()
+        tasks = [self.special.get(task_id) or taken(task_id, queue=queue, retention=60) for task_id in ids]
         for task in tasks:
-            task.held_until = task.lease_ends = now + self.lease_seconds
+            task.held_until = clock.now() + self.lease_seconds
+            task.lease_ends = clock.monotonic() + self.lease_seconds
         return Exchanged(held, tasks, [], queue in self.paused)
 
     def steps(self, step: str) -> list[str]:
@@ -352,7 +351,7 @@ def test_a_second_outcome_for_one_task_changes_nothing() -> None:
 def test_a_task_that_is_not_to_be_run_is_archived_and_harms_no_other(fields: dict[str, Any], reason: str) -> None:
     async def test() -> None:
         rig = Rig(ScriptedBroker(a=3), concurrency=1)
-        rig.broker.special["a1"] = refused = taken("a1", queue="a", taken_at=Clock().now(), **fields)
+        rig.broker.special["a1"] = refused = taken("a1", queue="a", **fields)
         rig.runners["a"].at_once = True
         async with running(rig):
             await until(lambda: len(rig.broker.written) == 3)
@@ -383,7 +382,7 @@ def test_an_outcome_that_comes_after_the_end_of_the_lease_is_not_written() -> No
         async with running(Rig(ScriptedBroker(a=2), concurrency=2)) as rig:
             await until(lambda: len(rig.runners["a"].begun) == 2)
             late, in_time = rig.runners["a"].begun
-            late.lease_ends = Clock().now() - 0.001
+            late.lease_ends = Clock().monotonic() - 0.001
             rig.runners["a"].end(late)
             rig.runners["a"].end(in_time)
             await until(lambda: not rig.processor.held)
@@ -420,7 +419,7 @@ def test_an_outcome_in_doubt_whose_lease_ends_counts_as_lost_and_one_that_was_wr
             rig.broker.failures = 1
             rig.runners["a"].end(late)
             await until(lambda: rig.broker.failures == 0)
-            late.lease_ends = Clock().now() - 0.001
+            late.lease_ends = Clock().monotonic() - 0.001
             await until(lambda: late not in rig.processor.held)
             assert rig.processor.counts["Lost"] == 1
 

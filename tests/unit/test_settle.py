@@ -212,17 +212,53 @@ def test_an_id_that_is_not_utf_8_can_be_archived() -> None:
 @pytest.mark.parametrize(
     ("fields", "worker", "expected"),
     [
-        ({"timeout": 10, "deadline": NOW + 5}, 0, NOW + 5),
-        ({"timeout": 10, "deadline": NOW + 50}, 0, NOW + 10),
-        ({"timeout": 10}, 99, NOW + 10),
-        ({"deadline": NOW + 5}, 99, NOW + 5),
-        ({}, 0, NOW + DEFAULT_TIMEOUT),
-        ({}, 99, NOW + 99),
-        ({"active_timeout": 7}, 99, NOW + 7),
-        ({"active_timeout": 0}, 99, NOW + DEFAULT_TIMEOUT),
+        ({"timeout": 10, "deadline": NOW + 5}, 0, 5),
+        ({"timeout": 10, "deadline": NOW + 50}, 0, 10),
+        ({"timeout": 10}, 99, 10),
+        ({"deadline": NOW + 5}, 99, 5),
+        ({"deadline": NOW + 5, "active_timeout": 2}, 99, 5),
+        ({}, 0, DEFAULT_TIMEOUT),
+        ({}, 99, 99),
+        ({"active_timeout": 7}, 99, 7),
+        ({"active_timeout": 0}, 99, DEFAULT_TIMEOUT),
+        ({"active_timeout": -5}, 99, DEFAULT_TIMEOUT),
+        ({"active_timeout": 10**400}, 99, 10**12),
     ],
 )
 def test_a_run_ends_at_the_earlier_of_timeout_and_deadline_else_by_the_fallbacks(
     fields: dict[str, Any], worker: float, expected: int
 ) -> None:
-    assert taken(**fields).run_deadline(worker) == expected
+    task = taken(**fields)
+    task.limit(worker, offset=NOW - 1000)  # the deadline is Redis' time, and it is 1000 here
+    task.begin(1000.0)
+    assert task.deadline == 1000 + expected
+
+
+def test_the_timeout_counts_from_the_beginning_of_the_run_and_the_deadline_does_not_wait_for_it() -> None:
+    task = taken(timeout=10, deadline=NOW + 60)
+    task.limit(0, offset=NOW - 1000)
+    assert task.deadline == 1060
+    task.begin(1030.0)
+    assert task.deadline == 1040
+    late = taken(timeout=10, deadline=NOW + 60)
+    late.limit(0, offset=NOW - 1000)
+    late.begin(1055.0)
+    assert late.deadline == 1060
+
+
+@pytest.mark.parametrize(
+    ("fields", "over"),
+    [
+        ({"deadline": NOW}, True),
+        ({"deadline": NOW - 3600, "timeout": 10}, True),
+        ({"deadline": NOW + 1}, False),
+        ({"deadline": -1}, True),
+        ({"timeout": -1}, True),
+        ({"timeout": 1}, False),
+        ({}, False),
+    ],
+)
+def test_a_task_is_over_once_its_deadline_is_reached_by_the_clock_of_redis(fields: dict[str, Any], over: bool) -> None:
+    task = taken(**fields)
+    task.limit(0, offset=NOW - 1000)
+    assert task.is_over(1000.0) is over

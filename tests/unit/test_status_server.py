@@ -64,6 +64,7 @@ def status(**changes: Any) -> Status:
         "processes": {"inference": process()},
         "redeploy": {"number": 0, "running": False, "at": 0.0, "results": {}, "restart": []},
         "redis": {"address": "redis:6379", "last_beat": NOW - 1, "error": ""},
+        "clock_offset": 0.0,
         "config": "",
         "now": NOW,
     }

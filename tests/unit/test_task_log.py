@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def test_a_few_tasks_have_a_line_each_with_queue_and_id(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = TaskLog()
-    log.ended(taken("t1"), Success(), NOW + 0.25)
-    log.ended(taken("t2"), Failure("no such model\nTraceback of many lines"), NOW + 1)
-    log.ended(taken("t3"), Unstarted(), NOW)
+    log.ended(taken("t1", began_at=NOW), Success(), NOW + 0.25)
+    log.ended(taken("t2", began_at=NOW), Failure("no such model\nTraceback of many lines"), NOW + 1)
+    log.ended(taken("t3"), Unstarted(), NOW)  # it waited behind others, and did not run
     assert [record.getMessage() for record in caplog.records] == [
         "task t1 succeeded after 0.250 s",
         "task t2 failed after 1.000 s: no such model",

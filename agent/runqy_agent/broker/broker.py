@@ -11,6 +11,7 @@ from runqy_agent.broker import keys, scripts
 from runqy_agent.broker.cluster import ClusterClient
 from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask
 from runqy_agent.broker.message import TakenTask, decode, stored_seconds
+from runqy_agent.broker.redis_time import RedisTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,6 +45,7 @@ class Broker:
     Attributes:
         layout: how the keys are laid out.
         values_taken: how many values tell of a task that was taken.
+        time: keeps the clock at that of Redis.
     """
 
     layout: ClassVar[keys.Layout] = "asynq"
@@ -62,7 +64,7 @@ class Broker:
 
         Args:
             client: an open client.
-            clock: where times come from.
+            clock: where times come from; those in Redis are in Redis' clock.
             channel: a connection for exchanges, taken by whoever finds it free; without one the client serves all.
             lookup_keys: whether the scripts may touch ``asynq:t:<id>`` and ``asynq:result:<id>``, which are not
                 in the queue's slot: not on a cluster.
@@ -70,6 +72,7 @@ class Broker:
         """
         self.client = client
         self._clock = clock
+        self.time = RedisTime(self, clock)
         self._channel = channel
         self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
         self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
@@ -81,7 +84,7 @@ class Broker:
             await self.client.script_load(script.text)
 
     def new_lease(self) -> float:
-        """The end of a lease that begins now (unix seconds), with a fraction of a second that makes it like no other.
+        """The end of a lease that begins now (unix seconds of Redis' clock), at a fraction of a second like no other's.
 
         By that fraction the tasks of an exchange can be found again when its reply was lost, and told from those that
         somebody else took at the same time.
@@ -109,7 +112,7 @@ class Broker:
         if trouble and len(trouble) == len(replies):
             raise trouble[0]
         answers = [
-            self._exchanged(request, reply, now, held_until) for request, reply in zip(requests, replies, strict=True)
+            self._exchanged(request, reply, held_until) for request, reply in zip(requests, replies, strict=True)
         ]
         if self._afterwards is not None:
             await self._afterwards.write(requests, answers)
@@ -134,11 +137,11 @@ class Broker:
             args += settled.values
         return "exchange", queue.exchange(keys.utc_day(now)), args
 
-    def _exchanged(self, request: Exchange, reply: Any, now: float, held_until: float) -> Exchanged:
+    def _exchanged(self, request: Exchange, reply: Any, held_until: float) -> Exchanged:
         if isinstance(reply, Exception):
             return Exchanged(error=reply, in_doubt=not isinstance(reply, ResponseError))
         statuses, taken, dropped, paused = reply
-        tasks = self._tasks(request.queue, taken, now, held_until)
+        tasks = self._tasks(request.queue, taken, held_until)
         return Exchanged(
             [status == 1 for status in statuses], tasks, [_text(task_id) for task_id in dropped], bool(paused)
         )
@@ -147,15 +150,15 @@ class Broker:
         """Find the tasks of a queue that an exchange with this lease has taken, when its reply was lost."""
         names = keys.queue_keys(queue, self.layout)
         taken = await self._run("reclaim", [names.lease], [repr(held_until), names.task_prefix])
-        return self._tasks(queue, taken, self._clock.now(), held_until)
+        return self._tasks(queue, taken, held_until)
 
-    def _tasks(self, queue: str, taken: list[Any], now: float, held_until: float) -> list[TakenTask]:
+    def _tasks(self, queue: str, taken: list[Any], held_until: float) -> list[TakenTask]:
         return [
-            self._task(queue, taken[at : at + self.values_taken], now, held_until)
+            self._task(queue, taken[at : at + self.values_taken], held_until)
             for at in range(0, len(taken), self.values_taken)
         ]
 
-    def _task(self, queue: str, values: list[Any], now: float, held_until: float) -> TakenTask:
+    def _task(self, queue: str, values: list[Any], held_until: float) -> TakenTask:
         raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = values
         task_id = _text(raw_id)
         message, malformed = decode(raw, task_id, queue)
@@ -164,8 +167,7 @@ class Broker:
             queue=queue,
             message=message,
             held_until=held_until,
-            lease_ends=held_until,
-            taken_at=now,
+            lease_ends=held_until - self._clock.offset,
             pending_since=stored_seconds(pending_since) or 0,
             ttl_completed=stored_seconds(ttl_completed),
             ttl_archived=stored_seconds(ttl_archived),
@@ -181,7 +183,8 @@ class Broker:
             The tasks that this worker has lost.
         """
         before = [task.held_until for task in tasks]
-        now = int(self._clock.now())
+        offset = self._clock.offset
+        now = int(self._clock.monotonic() + offset)
         args: list[Any] = []
         for task, old in zip(tasks, before, strict=True):
             held_until = max(old, now + LEASE_SECONDS + old % 1)  # the fraction tells whose lease it is
@@ -192,7 +195,7 @@ class Broker:
         lost = []
         for task, is_held, old in zip(tasks, held, before, strict=True):
             if is_held:
-                task.lease_ends = task.held_until
+                task.lease_ends = task.held_until - offset
             else:
                 task.held_until = old
                 lost.append(task)
@@ -208,14 +211,13 @@ class Broker:
             count = await self._run("forward", [names.pending, names.scheduled, names.retry], args)
 
     async def expired(self, queue: str, cutoff: float, limit: int = 100) -> list[ExpiredTask]:
-        """Find tasks whose lease ended before ``cutoff`` (unix seconds), oldest first."""
+        """Find tasks whose lease ended before ``cutoff`` (unix seconds of Redis' clock), oldest first."""
         names = keys.queue_keys(queue, self.layout)
         found = await self._run("expired", [names.lease, names.active], [int(cutoff), limit, names.task_prefix])
-        now = self._clock.now()
         tasks = []
         for at in range(0, len(found), 2 + self.values_taken):
             lease, state, *values = found[at : at + 2 + self.values_taken]
-            task = self._task(queue, values, now, float(lease))
+            task = self._task(queue, values, float(lease))
             tasks.append(ExpiredTask(task, started=state != b"pending"))
         return tasks
 

@@ -63,8 +63,8 @@ class FlatBroker(Broker):
         with_fields = replace(request, finished=[_with_fields(settled) for settled in request.finished])
         return super()._exchange_step(with_fields, now, held_until)
 
-    def _task(self, queue: str, values: list[Any], now: float, held_until: float) -> TakenTask:
-        task = super()._task(queue, values[: Broker.values_taken], now, held_until)
+    def _task(self, queue: str, values: list[Any], held_until: float) -> TakenTask:
+        task = super()._task(queue, values[: Broker.values_taken], held_until)
         if values[1] is None:
             task.plain = True
             problems = _read(task.message, values[Broker.values_taken :], self._defaults.max_retry)

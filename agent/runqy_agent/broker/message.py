@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 30 * 60
 """Seconds a task may run if its message has neither timeout nor deadline (asynq's default)."""
 
+_NEVER = 10**12
+"""Seconds; longer than anything runs, and a number that can be counted with."""
+
+DEADLINE_EXCEEDED = "context deadline exceeded"
+"""asynq's own text."""
+
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's text is stored."""
 
@@ -27,10 +34,12 @@ class TakenTask:
         id: unique within its queue.
         queue: the sub-queue it came from.
         message: what asynq stored; fields unknown to us are kept when it is written back.
-        held_until: unix seconds, the latest end of lease this worker has asked for.
-        lease_ends: unix seconds, the end of lease that Redis has confirmed.
-        taken_at: unix seconds.
-        deadline: unix seconds, when its run must be over.
+        held_until: unix seconds of Redis' clock, the latest end of lease this worker has asked for.
+        lease_ends: monotonic seconds, the end of lease that Redis has confirmed.
+        timeout: seconds that its own run may take; 0 for no limit but the deadline.
+        deadline: monotonic seconds, when its run must be over; infinity as long as that is not known.
+        written_at: monotonic seconds, when it was given to a process; 0 if it was not.
+        began_at: monotonic seconds, when its own run began; 0 if it has not.
         pending_since: unix nanoseconds, 0 if unknown.
         ttl_completed, ttl_archived, pending_timeout: seconds as stamped on the task by the server; 0 means never,
             None that it carries none.
@@ -43,8 +52,10 @@ class TakenTask:
     message: TaskMessage
     held_until: float
     lease_ends: float
-    taken_at: float
-    deadline: float = 0.0
+    timeout: float = 0.0
+    deadline: float = math.inf
+    written_at: float = 0.0
+    began_at: float = 0.0
     pending_since: int = 0
     ttl_completed: int | None = None
     ttl_archived: int | None = None
@@ -68,25 +79,36 @@ class TakenTask:
         """Asynq headers; mostly empty."""
         return self.message.headers
 
-    def run_deadline(self, active_timeout: float) -> float:
-        """When a run that starts now must be over.
+    def limit(self, active_timeout: float, offset: float) -> None:
+        """Find out how long it may run: by its message, else for its or the worker's active timeout, else 30 minutes.
 
         Args:
             active_timeout: the worker's own limit in seconds, for a task that carries none; 0 for none.
-
-        Returns:
-            Unix seconds: the earlier of start + timeout and the message's deadline. With neither, the task's or the
-            worker's active timeout, and at last asynq's 30 minutes.
+            offset: seconds from the monotonic clock to Redis'.
         """
-        message, start = self.message, self.taken_at
-        if message.timeout and message.deadline:
-            return min(start + message.timeout, message.deadline)
-        if message.timeout:
-            return start + message.timeout
+        message = self.message
         if message.deadline:
-            return message.deadline
-        limit = active_timeout if self.active_timeout is None else self.active_timeout
-        return start + (limit or DEFAULT_TIMEOUT)
+            self.deadline = message.deadline - offset
+        self.timeout = message.timeout
+        if not message.timeout and not message.deadline:
+            limit = active_timeout if self.active_timeout is None else self.active_timeout
+            self.timeout = min(limit, _NEVER) if limit > 0 else DEFAULT_TIMEOUT
+
+    def begin(self, moment: float) -> None:
+        """Its own run has begun, monotonic seconds: its timeout counts from then."""
+        self.began_at = moment
+        if self.timeout:
+            self.deadline = min(self.deadline, moment + self.timeout)
+
+    def is_over(self, now: float) -> bool:
+        """Whether a run that begins now, in monotonic seconds, would be over."""
+        return self.deadline <= now or self.timeout < 0
+
+    def deadline_error(self, now: float) -> str:
+        """The error of a task whose deadline is over, in asynq's words. ``now`` is in monotonic seconds."""
+        if self.began_at:
+            return f"{DEADLINE_EXCEEDED}: it was still running after {now - self.began_at:.1f} s"
+        return f"{DEADLINE_EXCEEDED}: it was not run, since its deadline was over"
 
 
 def decode(raw: bytes | None, task_id: str, queue: str) -> tuple[TaskMessage, str]:

@@ -14,10 +14,12 @@ from runqy_agent.broker.access import check_access
 from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.channel import Channel
 from runqy_agent.broker.check import check_server
+from runqy_agent.broker.connection import describe
 from runqy_agent.broker.flat import FlatBroker
 from runqy_agent.broker.flat_presence import FlatPresence
 from runqy_agent.broker.lookup import LookupKeys
 from runqy_agent.broker.presence import Identity, Presence
+from runqy_agent.broker.redis_time import SAMPLES
 from runqy_agent.errors import BrokerError, ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ async def open_broker(
         broker = Broker(client, clock, channel=Channel(clients.open(address)))
     await check_access(broker, clients.open_subscriber(address), address, queues)
     await _check_layout(broker, address)
+    await _learn_time(broker, address)
     with suppress(RedisError, OSError, asyncio.TimeoutError):  # they are loaded when they are missed, too
         await broker.load_scripts()
     return broker
@@ -68,6 +71,14 @@ async def open_broker(
 def make_presence(broker: Broker, clock: Clock, identity: Identity) -> Presence:
     """How a worker shows itself in the layout of this broker."""
     return (FlatPresence if broker.layout == "flat" else Presence)(broker, clock, identity)
+
+
+async def _learn_time(broker: Broker, address: RedisAddress) -> None:
+    """No lease may be asked for before it is known what time it is for those who will read it."""
+    try:
+        await broker.time.learn(SAMPLES)
+    except (RedisError, OSError, asyncio.TimeoutError) as error:
+        raise BrokerError(f"Redis at {address} does not tell its time: {describe(error)}") from error
 
 
 async def _check_layout(broker: Broker, address: RedisAddress) -> None:

@@ -33,7 +33,7 @@ class Identity:
     Attributes:
         host, pid: of this process.
         uuid: tells apart what ``host:pid`` cannot, in containers where the pid is 1 everywhere.
-        started_at: unix seconds.
+        started_at: monotonic seconds.
     """
 
     host: str
@@ -77,6 +77,7 @@ class WorkerState:
         health: parent queue to how its runner is.
         metrics: the load of the host, as JSON.
         running: the tasks in progress.
+        clock_offset: seconds by which the host's clock is ahead of Redis'; None if that is not known.
         outcomes: how many tasks have ended how since the start: ``Success``, ``Failure``, ``Lost`` and others.
     """
 
@@ -87,6 +88,7 @@ class WorkerState:
     health: Mapping[str, Health] = field(default_factory=dict)
     metrics: str = "{}"
     running: Iterable[TakenTask] = ()
+    clock_offset: float | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -132,6 +134,8 @@ class Presence:
         self.identity = identity
         self._broker = broker
         self.clock = clock
+        self.time = broker.time
+        self._started = 0.0
         self._server_key = keys.server(identity.worker_id)
         self._active_key = keys.active_workers(identity.worker_id)
         self._worker_key = keys.worker(identity.worker_id)
@@ -142,8 +146,9 @@ class Presence:
         now = int(self.clock.now())
         running = list(state.running)
         args: list[bytes | str | int] = [SERVER_TTL, self._server_info(state, len(running))]
+        moment = self.clock.monotonic()
         for task in running:
-            args += (task.id, self._worker_info(task))
+            args += (task.id, self._worker_info(task, moment))
         ends = now + SERVER_TTL
         listed = [ends, self._active_key, now + WORKER_TTL, self.identity.worker_id]
         record = [value for field_and_value in self._record(state, now).items() for value in field_and_value]
@@ -178,8 +183,8 @@ class Presence:
     def _record(self, state: WorkerState, now: int) -> dict[str, str | int]:
         queues = " ".join(f"{name}:{priority}" for name, priority in sorted(state.queues.items()))
         return {
-            "started_at": int(self.identity.started_at),
-            "started": int(self.identity.started_at),
+            "started_at": int(self._started_at()),
+            "started": int(self._started_at()),
             "last_beat": now,
             "concurrency": state.concurrency,
             "queues": f"map[{queues}]",
@@ -191,7 +196,15 @@ class Presence:
             "commits": state.commits,
             "stale": state.stale,
             "tasks": state.tasks,
+            "clock_offset": "" if state.clock_offset is None else str(state.clock_offset),
         }
+
+    def _started_at(self) -> float:
+        """When the worker started, by Redis' clock; the same in every beat unless that was set."""
+        started = self.identity.started_at + self.clock.offset
+        if abs(started - self._started) > 1.0:
+            self._started = started
+        return self._started
 
     def _server_info(self, state: WorkerState, running: int) -> bytes:
         return ServerInfo(
@@ -202,11 +215,15 @@ class Presence:
             queues=dict(state.queues),
             strict_priority=state.strict_priority,
             status={"running": "active", "bootstrapping": "new", "draining": "closed"}.get(state.status, state.status),
-            start_time=_timestamp(self.identity.started_at),
+            start_time=_timestamp(self._started_at()),
             active_worker_count=running,
         ).SerializeToString()
 
-    def _worker_info(self, task: TakenTask) -> bytes:
+    def _worker_info(self, task: TakenTask, now: float) -> bytes:
+        """One that waits for its run, behind others of its process, is told as if it began now."""
+        began = task.began_at or now
+        deadline = min(task.deadline, began + task.timeout) if task.timeout else task.deadline
+        offset = self.clock.offset
         return WorkerInfo(
             host=self.identity.host,
             pid=self.identity.pid,
@@ -215,11 +232,16 @@ class Presence:
             task_type=task.type,
             task_payload=task.payload,
             queue=task.queue,
-            start_time=_timestamp(task.taken_at),
-            deadline=_timestamp(task.deadline),
+            start_time=_timestamp(began + offset),
+            deadline=_timestamp(deadline + offset),
         ).SerializeToString()
 
 
+_LATEST = 253_402_300_799
+"""Unix seconds of 9999-12-31, the end of what a Timestamp holds."""
+
+
 def _timestamp(seconds: float) -> Timestamp:
+    seconds = min(max(seconds, 0.0), _LATEST)
     whole = int(seconds)
     return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

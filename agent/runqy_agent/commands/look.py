@@ -91,7 +91,8 @@ class Watcher:
     def _glance(self) -> Look:
         unit = self._unit.state() if self._unit else None
         status = self._endpoint.status()
-        now = time.time()
+        # What a worker says of times is to be held against its own clock: the host's may have been set meanwhile.
+        now = status["now"] if status else time.time()
         redis = _redis_reachable(status, now)
         verdict = judge(status, now=now, unit=unit, not_ready_after=self._not_ready_after, redis_reachable=redis)
         return Look(verdict, status, unit)

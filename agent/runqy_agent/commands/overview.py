@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from runqy_agent.health import judge
+from runqy_agent.health import clock_remark, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +32,8 @@ def host_overview(status: Status) -> str:
         ("ended", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status["tasks"].items())),
         ("Redis", _redis(status["redis"], now)),
     ]
+    if remark := clock_remark(status):
+        rows.append(("clock", remark))
     if (status.get("redeploy") or {}).get("running"):
         rows.append(("redeploying", "it goes over to new code"))
     rows += [("restart needed", need) for need in (status.get("redeploy") or {}).get("restart", ())]

@@ -26,7 +26,6 @@ class Deadlines(PeriodicLoop):
 
     async def round(self) -> None:
         """Look at every task once."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         for task in [task for task in self._processor.held if task.deadline <= now]:
-            ran = now - task.taken_at
-            self._processor.cut_off(task, Failure(f"context deadline exceeded: it was still running after {ran:.1f} s"))
+            self._processor.cut_off(task, Failure(task.deadline_error(now)))

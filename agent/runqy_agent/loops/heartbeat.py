@@ -18,7 +18,7 @@ class Heartbeat(PeriodicLoop):
     """Beats while the worker lives: it starts before the slow steps of the start and is the last to stop.
 
     Attributes:
-        last_beat: when Redis took the last one, unix seconds; None before the first.
+        last_beat: when Redis took the last one, monotonic seconds; None before the first.
     """
 
     name: ClassVar[str] = "heartbeat"
@@ -46,5 +46,6 @@ class Heartbeat(PeriodicLoop):
 
     async def round(self) -> None:
         """One beat. Call it directly to make a change of state known at once."""
+        await self._presence.time.learn()
         await self._presence.beat(self._state(await self._metrics()))
-        self.last_beat = self._presence.clock.now()
+        self.last_beat = self._presence.clock.monotonic()

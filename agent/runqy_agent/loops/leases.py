@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 INTERVAL = 5.0
 RENEW_BELOW = 20.0
-"""A lease with fewer seconds left than this is renewed."""
+"""A lease with fewer seconds left than this is renewed. The relation of these to ``LEASE_SECONDS``: even if one round
+fails for want of a reply, the next one still finds the lease valid."""
 
 
 class Leases(PeriodicLoop):
@@ -34,11 +35,12 @@ class Leases(PeriodicLoop):
         """Look at every task once."""
         by_queue: dict[str, list[TakenTask]] = {}
         ended: list[TakenTask] = []
-        now = self._clock.now()
+        now, redis_now = self._clock.monotonic(), self._clock.now()
         for task in self._processor.held:
             if task.lease_ends <= now:
                 ended.append(task)
-            elif task.lease_ends < now + RENEW_BELOW:
+            # Redis' clock may have been set forward: what was long enough for the old one is short for everybody now.
+            elif task.lease_ends < now + RENEW_BELOW or task.held_until < redis_now + RENEW_BELOW:
                 by_queue.setdefault(task.queue, []).append(task)
         self._processor.lost(ended, LEASE_ENDED)
         await asyncio.gather(*(self._renew(queue, tasks) for queue, tasks in by_queue.items()))

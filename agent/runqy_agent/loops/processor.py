@@ -110,9 +110,8 @@ class Processor(Loop):
         if route is None or task in self._decided:
             return
         self._decided.add(task)
-        now_ns = self._clock.now_ns()
-        route.settled.append(route.policy.settle(task, outcome, now_ns))
-        self.task_log.ended(task, outcome, now_ns / 1e9)
+        route.settled.append(route.policy.settle(task, outcome, self._clock.now_ns()))
+        self.task_log.ended(task, outcome, self._clock.monotonic())
 
     def cut_off(self, task: TakenTask, outcome: Outcome) -> None:
         """End the run of a task from outside, with this outcome."""
@@ -142,7 +141,7 @@ class Processor(Loop):
 
     def _lose_ended(self) -> None:
         """An outcome may be written while the lease holds. After that the task is a recoverer's, whoever's it is."""
-        now = self._clock.now()
+        now = self._clock.monotonic()
         for route in self._routes.values():
             self.lost(route.too_late(now), LEASE_ENDED)
 
@@ -296,7 +295,7 @@ class Processor(Loop):
     def _admit(self, route: Route, tasks: list[TakenTask]) -> list[TakenTask]:
         """Hold tasks that were taken, and sort out those that are not to be run. Returns the others."""
         ready = []
-        now = self._clock.now()
+        now = self._clock.monotonic()
         for task in tasks:
             if task.lease_ends <= now:  # this process or Redis was frozen meanwhile
                 log.info("queue %s: task %s was taken too late to be run, it goes back", task.queue, task.id)
@@ -304,8 +303,7 @@ class Processor(Loop):
                 self._wake.set()
                 continue
             self._held[task] = route
-            task.deadline = task.run_deadline(route.active_timeout)
-            if (refusal := route.refusal(task)) is not None:
+            if (refusal := route.refusal(task, self._clock)) is not None:
                 self.finished(task, refusal)
                 self._wake.set()
             else:

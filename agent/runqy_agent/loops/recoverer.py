@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
+from runqy_agent.broker.broker import LEASE_SECONDS
 from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.settle import LEASE_EXPIRED
 from runqy_agent.loops.loop import PeriodicLoop, for_each
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 INTERVAL = 60.0
 GRACE = 30.0
 """Seconds a lease must be over before its task is taken from its worker (asynq's value)."""
+
+UNSETTLED = LEASE_SECONDS + GRACE
+"""Seconds for which nothing is recovered after Redis' clock was set."""
 
 
 class Recoverer(PeriodicLoop):
@@ -60,6 +64,8 @@ class Recoverer(PeriodicLoop):
         if adopted:
             log.warning("queue %s: %d active tasks had no lease and were given one", queue, len(adopted))
             asyncio.get_running_loop().call_later(GRACE + 1, self.nudge)
+        if self._clock.monotonic() < self._clock.set_at + UNSETTLED:
+            return  # leases by the old clock look as if they had ended; whoever holds them is about to renew them
         await self._recover(queue, policy)
 
     async def _recover(self, queue: str, policy: Policy) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runqy_agent.broker.exchange import Exchange
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.broker.settle import Policy, Settled
+    from runqy_agent.clock import Clock
     from runqy_agent.loops.listener import Listener
     from runqy_agent.process.runner import Runner
 
@@ -64,7 +65,7 @@ class Route:
             self.listener.rest()
 
     def too_late(self, now: float) -> list[TakenTask]:
-        """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in unix seconds."""
+        """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in monotonic seconds."""
         return [settled.task for settled in self.settled if settled.task.lease_ends <= now]
 
     def drop(self, task: TakenTask) -> Settled | None:
@@ -75,16 +76,18 @@ class Route:
                 return settled
         return None
 
-    def refusal(self, task: TakenTask) -> Failure | None:
-        """Why a task that was taken is not to be run; None if it is."""
+    def refusal(self, task: TakenTask, clock: Clock) -> Failure | None:
+        """Find out how long a task that was taken may run. Returns why it is not to be run; None if it is."""
         if task.malformed:
             return Failure(f"archived unrun: {task.malformed}", retry=False)
         limit = self.pending_timeout if task.pending_timeout is None else task.pending_timeout
-        waited = task.taken_at - task.pending_since / 1e9 if task.pending_since else 0.0
+        waited = clock.now() - task.pending_since / 1e9 if task.pending_since else 0.0
         if limit and waited > limit:
             why = f"it waited {waited:.0f} s, longer than its pending timeout of {limit:g} s"
             return Failure(f"archived unrun: {why}", retry=False)
-        return None
+        task.limit(self.active_timeout, clock.offset)
+        now = clock.monotonic()
+        return Failure(task.deadline_error(now)) if task.is_over(now) else None
 
 
 def follow(known: dict[str, Route], routes: Iterable[Route]) -> None:

@@ -49,7 +49,7 @@ class TaskLog(Loop):
         Args:
             task: which.
             outcome: how.
-            now: unix seconds.
+            now: monotonic seconds.
         """
         kind = type(outcome).__name__
         self.counts[kind] += 1
@@ -60,8 +60,9 @@ class TaskLog(Loop):
         why = ""
         if isinstance(outcome, Failure):
             why = f": {outcome.error.strip().partition(chr(10))[0][:MAX_ERROR]}"
+        ran = now - task.began_at if task.began_at else 0.0
         log.info(
-            *("task %s %s after %.3f s%s", task.id, _WORDS[kind], max(0.0, now - task.taken_at), why),
+            *("task %s %s after %.3f s%s", task.id, _WORDS[kind], ran, why),
             extra={"queue": task.queue, "task": task.id},
         )
 

@@ -7,7 +7,7 @@ import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from runqy_agent.clock import Clock
+from runqy_agent.clock import monotonic
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Unstarted
 from runqy_agent.process.memory import available_memory
@@ -96,7 +96,7 @@ class OneShot(BaseRunner):
                 self._became("degraded", why)
                 continue  # nothing is started any more that could fail; new code may come
             log.warning("starting a process of queue %s again in %.1f s: %s", self.name, delay, why)
-            self._became("recovering", why, retry_at=Clock().now() + delay)
+            self._became("recovering", why, retry_at=monotonic() + delay)
             await asyncio.sleep(delay)
             if self.health.state == "recovering":  # no new code has come meanwhile
                 await self._try()

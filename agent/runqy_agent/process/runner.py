@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from runqy_agent.clock import Clock
+from runqy_agent.clock import monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,8 +58,8 @@ class RunnerHealth:
     Attributes:
         state: ``starting``, ``ready``, ``recovering``, ``degraded`` or ``stopped``.
         reason: why it is not ready.
-        since: when it came into this state, unix seconds.
-        retry_at: when its process is started next, unix seconds; 0 when it is not waiting for that.
+        since: when it came into this state, monotonic seconds.
+        retry_at: when its process is started next, monotonic seconds; 0 when it is not waiting for that.
         commit: which commit of the author's code it runs.
         stale: whether that is not the commit it should run.
         wanted: the commit it should run; "" if that is not known.
@@ -70,7 +70,7 @@ class RunnerHealth:
 
     state: str = "starting"
     reason: str = ""
-    since: float = field(default_factory=lambda: Clock().now())
+    since: float = field(default_factory=monotonic)
     retry_at: float = 0.0
     commit: str = ""
     stale: bool = False
@@ -164,7 +164,7 @@ class BaseRunner:
         """
         self.ready = state == "ready" if ready is None else ready
         if state != self.health.state:  # each failed restart is another reason to recover, not another recovery
-            self.health.since = Clock().now()
+            self.health.since = monotonic()
         self.health.state = state
         self.health.reason = reason
         self.health.retry_at = retry_at

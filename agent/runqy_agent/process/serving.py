@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runqy_agent.clock import monotonic
 from runqy_agent.outcome import Failure, Unstarted
 from runqy_agent.process.child import Child
 from runqy_agent.process.crash import blame
@@ -117,7 +118,9 @@ class ServingProcess:
     def give(self, tasks: Sequence[TakenTask]) -> None:
         """Write tasks to the process, in one piece as far as its pipe takes them."""
         self.given += len(tasks)
+        now = monotonic()
         for task in tasks:
+            task.begin(now)
             if self._in_flight.add(task):
                 self._unwritten.append(task)
         self._write()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from runqy_agent.clock import monotonic
 from runqy_agent.outcome import Failure
 from runqy_agent.process.child import Child
 from runqy_agent.process.crash import blame
@@ -57,10 +58,14 @@ class SingleRun:
     async def execute(self, task: TakenTask) -> Outcome:
         """Give it its task and wait for the answer, or for its end."""
         self._task_id = task.id
+        now = monotonic()
+        if task.is_over(now):  # its process took that long to start
+            return Failure(task.deadline_error(now))
         try:
             line = encode_task(task)
         except UnsendablePayloadError as error:
             return Failure(str(error), retry=False)
+        task.begin(now)
         self.child.write(line)
         await asyncio.wait((self.answer, self.child.exited), return_when=asyncio.FIRST_COMPLETED)
         if self.answer.done():

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runqy_agent.clock import Clock
+from runqy_agent.clock import monotonic
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.process.serving import Reports, ServingProcess
 
@@ -45,7 +45,7 @@ class Supervisor:
     Attributes:
         state: ``starting``, ``ready``, ``recycling``, ``recovering`` or ``degraded``.
         reason: why it is not ready.
-        retry_at: when it is started next, unix seconds; 0 when it is not waiting for that.
+        retry_at: when it is started next, monotonic seconds; 0 when it is not waiting for that.
         memory: resident bytes of its process, when that was last looked at.
         recovery: counts its crashes.
         on_change: called when its state has changed.
@@ -175,7 +175,7 @@ class Supervisor:
         delay = self.recovery.crashed()
         loop = asyncio.get_running_loop()
         self._start_at = None if delay is None else loop.time() + delay
-        self.retry_at = 0.0 if delay is None else Clock().now() + delay
+        self.retry_at = 0.0 if delay is None else monotonic() + delay
         name = self._command.label
         if delay is None:
             log.error("a process of queue %s stays down until the worker is restarted: %s", name, why)

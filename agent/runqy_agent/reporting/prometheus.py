@@ -39,6 +39,8 @@ class _StatusCollector(Collector):
         yield ended
         if status["redis"]["last_beat"] is not None:
             yield _gauge("last_beat_seconds", "When Redis took its last heartbeat", status["redis"]["last_beat"])
+        if status["clock_offset"] is not None:
+            yield _gauge("clock_offset_seconds", "How far the host's clock is ahead of Redis'", status["clock_offset"])
         if status["redeploy"] is not None:
             yield _gauge("redeploying", "Whether it goes over to new code", status["redeploy"]["running"])
         yield from _of_queues(status)

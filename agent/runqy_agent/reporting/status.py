@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, TypedDict
 
 from runqy_agent._version import __version__
+from runqy_agent.health import clock_remark
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from runqy_agent.broker.presence import Health, Identity, WorkerState
+    from runqy_agent.clock import Clock
     from runqy_agent.in_service import Progress
     from runqy_agent.loops.heartbeat import Heartbeat
 
@@ -84,7 +86,7 @@ class RedisStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """The worker, as JSON without a secret. Times are unix seconds.
+    """The worker, as JSON without a secret. Times are unix seconds, as the host's clock counts them now.
 
     Attributes:
         status: as in the heartbeat.
@@ -94,6 +96,7 @@ class Status(TypedDict):
         tasks: how many have ended how.
         processes: by parent queue.
         redeploy: None where there is nothing to deploy, or not yet.
+        clock_offset: seconds by which the host's clock is ahead of Redis'; None if that is not known.
         config: the path of the configuration; "" for none.
     """
 
@@ -111,6 +114,7 @@ class Status(TypedDict):
     processes: dict[str, ProcessStatus]
     redeploy: RedeployStatus | None
     redis: RedisStatus
+    clock_offset: float | None
     config: str
     now: float
 
@@ -121,7 +125,7 @@ def describe_worker(
     heartbeat: Heartbeat | None,
     progress: Progress | None,
     *,
-    now: float,
+    clock: Clock,
     redis: str,
     config: str,
 ) -> Status:
@@ -132,40 +136,43 @@ def describe_worker(
         identity: who the worker is.
         heartbeat: None before there is one.
         progress: of redeploying; None where there is nothing to deploy.
-        now: unix seconds.
+        clock: to tell when things were.
         redis: the address of Redis, without user and password; "" before it is known.
         config: the path of the configuration; "" for none.
     """
+    shown = clock.shown
+    last_beat = heartbeat.last_beat if heartbeat else None
     return {
         "worker_id": identity.worker_id,
         "version": __version__,
         "pid": identity.pid,
         "host": identity.host,
-        "started_at": identity.started_at,
+        "started_at": round(shown(identity.started_at)),  # the same each time
         "status": state.status,
         "healthy": state.healthy,
         "queues": dict(state.queues),
         "concurrency": state.concurrency,
         "running": len(list(state.running)),
         "tasks": json.loads(state.tasks),
-        "processes": {name: _process(health) for name, health in state.health.items()},
-        "redeploy": _redeploy(progress) if progress else None,
+        "processes": {name: _process(health, shown) for name, health in state.health.items()},
+        "redeploy": _redeploy(progress, shown) if progress else None,
         "redis": {
             "address": redis,
-            "last_beat": heartbeat.last_beat if heartbeat else None,
+            "last_beat": None if last_beat is None else shown(last_beat),
             "error": heartbeat.trouble if heartbeat else "",
         },
+        "clock_offset": state.clock_offset,
         "config": config,
-        "now": now,
+        "now": clock.wall(),
     }
 
 
-def _process(health: Health) -> ProcessStatus:
+def _process(health: Health, shown: Callable[[float], float]) -> ProcessStatus:
     return {
         "state": health.state,
         "reason": health.reason,
-        "since": health.since,
-        "retry_at": health.retry_at,
+        "since": shown(health.since),
+        "retry_at": shown(health.retry_at) if health.retry_at else 0.0,
         "commit": health.commit,
         "stale": health.stale,
         "wanted": health.wanted,
@@ -177,12 +184,12 @@ def _process(health: Health) -> ProcessStatus:
     }
 
 
-def _redeploy(progress: Progress) -> RedeployStatus:
+def _redeploy(progress: Progress, shown: Callable[[float], float]) -> RedeployStatus:
     results = {name: asdict(result) for name, result in progress.results.items()}
     return {
         "number": progress.number,
         "running": progress.running,
-        "at": progress.at,
+        "at": shown(progress.at) if progress.at else 0.0,
         "results": results,
         "restart": list(progress.restart),
     }
@@ -196,7 +203,9 @@ def in_words(status: Status) -> str:
     if status["redeploy"] and status["redeploy"]["restart"]:
         word += ", to be restarted"
     processes = [_in_words(name, process) for name, process in status["processes"].items()]
-    return f"{word}: {', '.join(processes)}" if processes else word
+    remark = clock_remark(status)
+    words = f"{word}: {', '.join(processes)}" if processes else word
+    return f"{words}; {remark}" if remark else words
 
 
 def _in_words(name: str, process: ProcessStatus) -> str:

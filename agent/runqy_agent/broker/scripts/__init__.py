@@ -53,6 +53,7 @@ RUNNABLE = (
     "probe",
     "reclaim",
     "record",
+    "time",
     "unwatch",
     "watch",
 )
