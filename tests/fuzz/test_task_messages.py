@@ -15,7 +15,7 @@ from runqy_agent.broker.broker import Broker
 from runqy_agent.broker.flat import FlatBroker, FlatDefaults
 from runqy_agent.broker.settle import Policy
 from runqy_agent.outcome import Failure, Outcome, Revoked, Success, Unstarted
-from runqy_agent.process.protocol import UnsendablePayloadError, decode_line, encode_task
+from runqy_agent.process.protocol import UnsendablePayloadError, decode_answer, encode_task
 from set_clock import SetClock
 from task_kit import NOW, NOW_NS
 from vectors_kit import load
@@ -75,7 +75,7 @@ def check(task: TakenTask) -> None:
             assert line.count(b"\n") == 1
             assert line.endswith(b"\n")
             line.decode("utf-8")
-            decode_line(line)
+            decode_answer(line)
     before = task.message.SerializeToString()
     for outcome in OUTCOMES:
         for policy in (Policy(store_results=True), Policy(max_retry=0), Policy()):

@@ -7,27 +7,19 @@ import logging
 import os
 import shlex
 import signal
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from runqy_agent.errors import ProcessNotReadyError
-from runqy_agent.process.command import Printed
 from runqy_agent.process.descendants import Mark
-from runqy_agent.process.lines import LineSplitter, LongLine
-from runqy_agent.process.protocol import Ready, Response, StartFailed, decode_line
+from runqy_agent.process.lines import LineSplitter
+from runqy_agent.process.outputs import MAX_LOG_LINE, Outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from runqy_agent.process.command import Command
+    from runqy_agent.process.outputs import Receiver
 
 log = logging.getLogger(__name__)
-output_log = logging.getLogger("runqy_agent.process.output")
-
-STDERR_LINES_KEPT = 20
-MAX_LOG_LINE = 16 * 1024
-"""Bytes of a printed line that reach the log."""
 
 AFTERLIFE = 0.5
 """Seconds that descendants of an ended process may go on writing to its outputs."""
@@ -45,38 +37,24 @@ class Child:
         reads: whether it reads what is written; if not, what is written now is kept in memory.
     """
 
-    def __init__(
-        self,
-        command: Command,
-        on_response: Callable[[Response], None],
-        on_long_line: Callable[[LongLine], None],
-        on_batch: Callable[[], None] = lambda: None,
-        on_room: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, command: Command, receiver: Receiver) -> None:
         """Prepare; ``start`` starts.
 
         Args:
             command: what to start.
-            on_response: called for every answer.
-            on_long_line: called for a line over the limit.
-            on_batch: called once after the answers that one read brought.
-            on_room: called when it reads again what is written, after it did not for a while.
+            receiver: takes its answers.
         """
-        loop = asyncio.get_running_loop()
         self.pid = 0
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.exited: asyncio.Future[int] = loop.create_future()
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.reads = True
-        self.stderr_tail: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._command = command
-        self._on_response = on_response
-        self._on_long_line = on_long_line
-        self._on_batch = on_batch
-        self._on_room = on_room
+        self._receiver = receiver
+        self._outputs = Outputs(command, receiver)
+        self.ready = self._outputs.ready
         self._mark = Mark()
         self._closed_stdout = False
         self._stdout = LineSplitter(command.max_message_bytes)
-        self._stderr = LineSplitter(MAX_LOG_LINE)
+        self._stderr = LineSplitter(MAX_LOG_LINE, answers=False)
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
 
@@ -123,7 +101,7 @@ class Child:
         except asyncio.TimeoutError:
             raise ProcessNotReadyError(
                 f"the process of queue {self._command.label} was not ready within {timeout:g} s "
-                f"(deployment.startup_timeout_secs){self.last_words()}"
+                f"(deployment.startup_timeout_secs){self._outputs.stderr_tail()}"
             ) from None
 
     def write(self, data: bytes) -> None:
@@ -166,21 +144,16 @@ class Child:
             self._closed_stdout = True
             self.kill()
 
-    def last_words(self) -> str:
-        """The last lines of its standard error, ready to stand behind an error text."""
-        return "\n" + "\n".join(self.stderr_tail) if self.stderr_tail else ""
-
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last lines of its standard error."""
         if not self.exited.done():
             return "the process is still running"
         code = self.exited.result()
         if self._closed_stdout and code == -signal.SIGKILL:
-            return (
-                f"the process closed its standard output, could not answer any more, and was killed{self.last_words()}"
-            )
-        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-        return f"the process {how}{self.last_words()}"
+            how = "closed its standard output, could not answer any more, and was killed"
+        else:
+            how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        return f"the process {how}{self._outputs.stderr_tail()}"
 
     def _signal_group(self, signum: signal.Signals) -> None:
         if not self.pid or self.exited.done():
@@ -192,73 +165,37 @@ class Child:
 
     # Called by the pipes.
 
+    def started(self, pid: int) -> None:
+        """It runs; called before its first output."""
+        self.pid = self._outputs.pid = pid
+
     def has_room(self, *, room: bool) -> None:
         """It takes what is written, or what is written has to wait."""
         self.reads = room
         if room:
-            self._on_room()
+            self._receiver.can_write()
 
     def received(self, fd: int, data: bytes) -> None:
         """Take what was read from one of its outputs."""
         if fd == _STDOUT:
             for line in self._stdout.feed(data):
-                self._stdout_line(line)
-            self._on_batch()
+                self._outputs.stdout_line(line)
+            self._receiver.batch_read()
         else:
             for line in self._stderr.feed(data):
-                self._stderr_line(line)
-
-    def _stdout_line(self, line: bytes | LongLine) -> None:
-        if isinstance(line, LongLine):
-            self._on_long_line(line)
-            return
-        message = decode_line(line)
-        if isinstance(message, Response):
-            if message.error:
-                message.error = self._command.redact(message.error)
-            self._on_response(message)
-        elif isinstance(message, Ready):
-            if not self.ready.done():
-                self.ready.set_result(None)
-        elif isinstance(message, StartFailed):
-            reason = self._command.redact(message.error)
-            self._fail_ready(f"the process of queue {self._command.label} failed to start: {reason}")
-        elif line:
-            self._print("stdout", self._readable(line))
-
-    def _stderr_line(self, line: bytes | LongLine) -> None:
-        if isinstance(line, LongLine):
-            text = self._command.redact_cut(line.head.decode("utf-8", "replace")) + f" … ({line.size} bytes in all)"
-        else:
-            text = self._readable(line)
-        self.stderr_tail.append(text[:1000])
-        self._print("stderr", text)
-
-    def _readable(self, line: bytes) -> str:
-        """What of a printed line is shown. A line of the full length may have been cut."""
-        text = line[:MAX_LOG_LINE].decode("utf-8", "replace")
-        return self._command.redact(text) if len(line) < MAX_LOG_LINE else self._command.redact_cut(text)
-
-    def _print(self, source: str, text: str) -> None:
-        self._command.on_print(Printed(source, text, self._command.label, self.pid))
-        output_log.info("%s", text, extra={"queue": self._command.label, "source": source, "child": self.pid})
-
-    def _fail_ready(self, text: str) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(ProcessNotReadyError(text))
-            self.ready.exception()  # marked as seen: nobody may be waiting any more
+                self._outputs.stderr_line(line)
 
     def ended(self, returncode: int) -> None:
         """The process has ended and all its output is read."""
-        for splitter, handle in ((self._stdout, self._stdout_line), (self._stderr, self._stderr_line)):
+        for splitter, handle in ((self._stdout, self._outputs.stdout_line), (self._stderr, self._outputs.stderr_line)):
             rest = splitter.rest()
             if rest is not None:
                 handle(rest)
-        self._on_batch()
+        self._receiver.batch_read()
         if not self.exited.done():
             self.exited.set_result(returncode)
         self._mark.kill_bearers()
-        self._fail_ready(f"before it was ready, {self.how_it_ended()}")
+        self._outputs.fail_ready(f"before it was ready, {self.how_it_ended()}")
 
 
 class _Pipes(asyncio.SubprocessProtocol):
@@ -270,7 +207,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._child.pid = self._transport.get_pid()  # before its first output
+        self._child.started(self._transport.get_pid())
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._child.received(fd, data)

@@ -41,54 +41,72 @@ class LongLine(Struct, frozen=True):
 
     def task_id(self) -> str | None:
         """The task that the line answers, if that can be seen from its beginning or its end."""
-        return task_named_in(self.head, self.tail) if self.head.lstrip().startswith(b"{") else None
+        return task_named_in(self.head, self.tail) if BEGINS_OBJECT.match(self.head) else None
+
+
+NAMES_TASK = b'"task_id"'
+BEGINS_OBJECT = re.compile(rb"\s*\{")
+
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_FLAT = rb"%s\s*:\s*(?:%s|[^\s\"{}\[\],]+)\s*" % (_STRING, _STRING)  # a field without anything nested
+_ID = rb'"task_id"\s*:\s*(%s)\s*' % _STRING
+# Of the object itself, not of one within it: before the field, or behind it, there is nothing nested.
+_AT_BEGINNING = re.compile(rb"\s*\{\s*(?:%s,\s*){0,8}%s," % (_FLAT, _ID))
+_AT_END = re.compile(rb"%s(?:,\s*%s){0,8}\}\s*\Z" % (_ID, _FLAT))
 
 
 def task_named_in(line: bytes, end: bytes = b"") -> str | None:
     """The task that a line names which cannot be read as JSON, if that can be seen from its beginning or its end."""
-    for part in (line[:KEPT_OF_LONG_LINE], (end or line)[-KEPT_OF_LONG_LINE:]):
-        found = _TASK_ID.search(part)
-        if found:
-            try:
-                return str(json.loads(found[1]))
-            except ValueError:
-                continue
+    found = _AT_BEGINNING.match(line[:KEPT_OF_LONG_LINE]) or _AT_END.search((end or line)[-KEPT_OF_LONG_LINE:])
+    if found:
+        try:
+            return str(json.loads(found[1]))
+        except ValueError:
+            return None
     return None
 
 
-_TASK_ID = re.compile(rb'"task_id"\s*:\s*("(?:[^"\\]|\\.)*")')
-
-
-# A message is a JSON object. What begins otherwise is printing, of which the log keeps only a part.
+# What may be a message begins so. Behind other output that was not ended by a line break, only an answer is looked for.
 _BEGINS_MESSAGE = re.compile(rb"\s{0,%d}\{" % KEPT_OF_PRINTING)
+_BEGINS_ANSWER = re.compile(rb'\{\s{0,8}"(?:task_id|result|error|retry)"\s{0,8}:')
+_LONGEST_BEGINNING = 32
+"""Bytes that the expression above matches at most."""
+
+_UNDECIDED, _MESSAGE, _PRINTING, _TOO_LONG = range(4)
+"""What a line is as far as it was read: short enough to be held whole whatever it is, or known to be one of these."""
 
 
 class LineSplitter:
     """Cuts a stream of bytes into lines and never holds more than one line of the allowed length.
 
-    Of a line that can be no message, since it does not begin with ``{``, it holds no more than ``KEPT_OF_PRINTING``.
+    Of a line that does not begin as a message it holds no more than ``KEPT_OF_PRINTING`` bytes, and what may be an
+    answer behind them.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, answers: bool = True) -> None:
         """Start with nothing.
 
         Args:
             limit: bytes of the longest line that is kept whole.
+            answers: whether lines may hold messages; if not, all is printing.
         """
         self._limit = limit
         self._always_whole = min(limit, KEPT_OF_PRINTING)
+        self._answers = answers
         self._start_anew()
 
     def _start_anew(self) -> None:
+        self._state = _UNDECIDED
         self._size = 0  # of the line so far, with what is not held of it
         self._held = bytearray()  # one buffer: many small pieces would take many times their length
-        self._cut = False
+        self._message_at = 0  # where in it the message begins, if there may be one
         self._tail = b""
 
     def feed(self, data: bytes) -> Iterator[bytes | LongLine]:
         """Add what was read; yields the lines that are now complete, without their line breaks.
 
-        A line longer than ``KEPT_OF_PRINTING`` that can be no message is yielded as its beginning.
+        A line longer than ``KEPT_OF_PRINTING`` that is no message is yielded as its beginning, together with what may
+        be an answer at its end.
         """
         lines = data.split(b"\n")
         if len(lines) > 1:
@@ -104,21 +122,55 @@ class LineSplitter:
 
     def _add(self, piece: bytes) -> None:
         self._size += len(piece)
-        if self._cut:
+        if self._state == _PRINTING:
+            self._look_for_answer(piece)
+        elif self._state == _TOO_LONG:
+            self._held += piece[: max(0, KEPT_OF_LONG_LINE - len(self._held))]
+            self._tail = (self._tail + piece[-KEPT_OF_LONG_LINE:])[-KEPT_OF_LONG_LINE:]
+        else:
+            self._held += piece
+            if self._state == _MESSAGE:
+                self._bound()
+            elif self._size > self._always_whole:
+                self._decide()
+
+    def _decide(self) -> None:
+        if self._answers and _BEGINS_MESSAGE.match(self._held):
+            self._state = _MESSAGE
+            self._bound()
+        else:
+            self._state = _PRINTING
+            line, self._held = bytes(self._held), bytearray()
+            self._look_for_answer(line)
+
+    def _look_for_answer(self, piece: bytes) -> None:
+        """Keep of printing its beginning only, until something begins as an answer does."""
+        self._held += piece[: KEPT_OF_PRINTING - len(self._held)]
+        looked_at = self._tail[1 - _LONGEST_BEGINNING :] + piece
+        found = _BEGINS_ANSWER.search(looked_at) if self._answers and b"{" in looked_at else None
+        if found is None:
             self._tail = (self._tail + piece[-KEPT_OF_LONG_LINE:])[-KEPT_OF_LONG_LINE:]
             return
-        self._held += piece
-        if self._size <= self._always_whole:
-            return
-        if self._size > self._limit or _BEGINS_MESSAGE.match(self._held) is None:
-            self._cut = True
+        self._state = _MESSAGE
+        del self._held[self._size - len(looked_at) + found.start() :]
+        self._message_at = len(self._held)
+        self._held += looked_at[found.start() :]
+        self._bound()
+
+    def _bound(self) -> None:
+        """Keep of a message that has become too long its two ends only."""
+        if len(self._held) - self._message_at > self._limit:
+            self._state = _TOO_LONG
             self._tail = bytes(self._held[-KEPT_OF_LONG_LINE:])
-            del self._held[KEPT_OF_PRINTING:]
+            del self._held[: self._message_at]
+            del self._held[KEPT_OF_LONG_LINE:]
 
     def _finish(self, last: bytes) -> bytes | LongLine:
         if not self._size and len(last) <= self._always_whole:
             return last
         self._add(last)
-        held, size, tail = bytes(self._held), self._size, self._tail
+        state, size, tail, held = self._state, self._size, self._tail, bytes(self._held)
         self._start_anew()
-        return LongLine(size, held[:KEPT_OF_LONG_LINE], tail) if size > self._limit else held
+        if state == _TOO_LONG or (state == _PRINTING and size > self._limit):
+            return LongLine(size, held[:KEPT_OF_LONG_LINE], tail)
+        return held

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct
 
 from runqy_agent.outcome import Failure, Success
-from runqy_agent.process.lines import task_named_in
+from runqy_agent.process.lines import BEGINS_OBJECT, NAMES_TASK, task_named_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ class Response(Struct, gc=False):
 
     Attributes:
         result: JSON, as the process wrote it.
-        error: None for success.
+        error: None for success; never empty.
         retry: whether trying again may help.
     """
 
@@ -65,23 +66,42 @@ class Response(Struct, gc=False):
         return Success(self.result) if self.error is None else Failure(self.error, retry=self.retry)
 
 
-class _Line(Struct, gc=False):
-    """Any line the process may write. Unknown fields are not ours to judge."""
+class _Answer(Struct, gc=False):
+    """An answer, if it has a ``result`` (not empty) or an ``error`` (not UNSET). Any other field is ignored."""
 
-    task_id: str | None = None
+    task_id: str
     result: Raw = Raw(b"")
-    error: Any = None
+    error: Any = UNSET
     retry: bool = False
-    status: str | None = None
+
+
+class _ReadyLine(Struct, forbid_unknown_fields=True):
+    status: Literal["ready"]
+
+
+class _StartFailedLine(Struct, forbid_unknown_fields=True):
+    status: Literal["error"]
+    error: str
+
+
+class _ProgressLine(Struct, forbid_unknown_fields=True):
+    task_id: str
+    progress: Annotated[float, Meta(ge=0, le=1)]
+    message: str | None = None
 
 
 _TOO_DEEP = "the process gave an answer that is nested too deeply to be read"
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+_NO_RESULT = (b"", b"null")
 _MOST_DIGITS = 4000
 """Of an integer. Python itself refuses to read or write more than 4300, since that takes long."""
 
 _encoder = msgspec.json.Encoder()
 _raw_decoder = msgspec.json.Decoder(Raw)
-_line_decoder = msgspec.json.Decoder(_Line)
+_answer_decoder = msgspec.json.Decoder(_Answer)
+_ready_decoder = msgspec.json.Decoder(_ReadyLine)
+_start_failed_decoder = msgspec.json.Decoder(_StartFailedLine)
+_progress_decoder = msgspec.json.Decoder(_ProgressLine)
 
 
 def encode_task(task: TakenTask) -> bytes:
@@ -149,35 +169,57 @@ def _is_json_by_the_book(payload: bytes) -> bool:
     return True
 
 
-def decode_line(line: bytes) -> Ready | StartFailed | Response | None:
-    """Understand a line of the process' standard output.
+def decode_start(line: bytes) -> Ready | StartFailed | None:
+    """Understand a line that a process writes before it is ready.
 
     Returns:
-        What it says, or None if it is no message of the protocol: then it is the author's printing.
+        What it says, or None if it has neither of the two forms exactly: then it is printing.
     """
+    with suppress(*_UNREADABLE):
+        _ready_decoder.decode(line)
+        return Ready()
+    with suppress(*_UNREADABLE):
+        return StartFailed(_start_failed_decoder.decode(line).error or "the process gave no reason")
+    return None
+
+
+def decode_answer(line: bytes) -> Response | None:
+    """Understand a line that is one JSON object with ``task_id`` and at least one of ``result`` and ``error``.
+
+    Returns:
+        The answer, or None if it is none: then it is printing.
+    """
+    if NAMES_TASK not in line:
+        return None  # most of what is printed
     try:
-        parsed = _line_decoder.decode(line)
-        result = bytes(parsed.result) or None
+        parsed = _answer_decoder.decode(line)
+        result = bytes(parsed.result)
         if result and not result.isascii():
             result.decode("utf-8")  # the decoder has not looked into it
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except _UNREADABLE:
         lenient = _decode_leniently(line)
         if lenient is None:
             return None
         parsed, result = lenient
-    if parsed.task_id is not None:
-        if result == b"null":
-            result = None
-        return Response(parsed.task_id, result, _error_text(parsed.error), parsed.retry)
-    if parsed.status == "ready":
-        return Ready()
-    if parsed.status == "error":
-        return StartFailed(_error_text(parsed.error) or "the process gave no reason")
+    if not result and parsed.error is UNSET:
+        return None
+    return Response(
+        parsed.task_id, None if result in _NO_RESULT else result, _error_text(parsed.error) or None, parsed.retry
+    )
+
+
+def progressing_task(line: bytes) -> str | None:
+    """The task that the line tells the progress of, if that is all it does."""
+    if NAMES_TASK in line:
+        with suppress(*_UNREADABLE):
+            return _progress_decoder.decode(line).task_id
     return None
 
 
 def _error_text(error: Any) -> str | None:
-    if error is None or isinstance(error, str):
+    if error is None or error is UNSET:
+        return None
+    if isinstance(error, str):
         return error
     try:
         return json.dumps(error, ensure_ascii=False)
@@ -185,7 +227,7 @@ def _error_text(error: Any) -> str | None:
         return "the process gave an error that is nested too deeply to be shown"
 
 
-def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
+def _decode_leniently(line: bytes) -> tuple[_Answer, bytes] | None:
     """Understand what is written beyond the standard: NaN, Infinity, half surrogate pairs, bytes that are not UTF-8.
 
     The process meant it as an answer, and its task would wait for ever if it were taken for printing. In the result
@@ -193,7 +235,7 @@ def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
     would accept them. Integers of thousands of digits become text. What is nested too deeply to be read at all is a
     failure of the task that the line names.
     """
-    if not line.lstrip().startswith(b"{"):
+    if not BEGINS_OBJECT.match(line):
         return None
     try:
         parsed = json.loads(
@@ -204,14 +246,13 @@ def _decode_leniently(line: bytes) -> tuple[_Line, bytes | None] | None:
         )
         if not isinstance(parsed, dict) or not isinstance(parsed.get("task_id"), str):
             return None
-        result = parsed.get("result")
-        text = None if result is None else json.dumps(result, separators=(",", ":")).encode()
+        text = json.dumps(parsed["result"], separators=(",", ":")).encode() if "result" in parsed else b""
     except RecursionError:
         task_id = task_named_in(line)
-        return None if task_id is None else (_Line(task_id=task_id, error=_TOO_DEEP), None)
+        return None if task_id is None else (_Answer(task_id, error=_TOO_DEEP), b"")
     except ValueError:
         return None
-    return _Line(task_id=parsed["task_id"], error=parsed.get("error"), retry=parsed.get("retry") is True), text
+    return _Answer(parsed["task_id"], error=parsed.get("error", UNSET), retry=parsed.get("retry") is True), text
 
 
 def _readable(text: str) -> int | str:

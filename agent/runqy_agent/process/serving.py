@@ -77,7 +77,7 @@ class ServingProcess:
     """
 
     def __init__(self, command: Command, reports: Reports) -> None:
-        self.child = Child(command, self._answered, self._answered_too_long, self._batch_read, self._write)
+        self.child = Child(command, self)
         self.alive = False
         self.hung = ""
         self.given = 0
@@ -123,6 +123,10 @@ class ServingProcess:
             task.begin(now)
             if self._in_flight.add(task):
                 self._unwritten.append(task)
+        self._write()
+
+    def can_write(self) -> None:
+        """Write what has waited."""
         self._write()
 
     def _write(self) -> None:
@@ -186,27 +190,29 @@ class ServingProcess:
             self._begin_stop()
             self.on_hung()
 
-    def _answered(self, response: Response) -> None:
+    def awaits(self, task_id: str) -> bool:
+        """Whether the process was given this task and has not answered it."""
+        return task_id in self._in_flight.tasks or task_id in self._abandoned
+
+    def answered(self, response: Response) -> bool:
+        """Finish the task that is answered. Returns whether it was in flight."""
         task = self._in_flight.tasks.get(response.task_id)
         if task is not None:
             self._finish(task, response.outcome())
-            return
+            return True
         abandoned = self._abandoned.pop(response.task_id, None)
         if abandoned is not None:
             abandoned.cancel()
             self._let_next(response.task_id)
         self._reports.health.dropped_responses += 1
-        name, task_id = self._command.label, response.task_id
-        log.warning("queue %s: dropped an answer to task %r, which is not in flight", name, task_id)
+        return False
 
-    def _answered_too_long(self, line: LongLine) -> None:
-        outcome = line.outcome(self._command.max_message_bytes)
+    def answered_too_long(self, line: LongLine) -> bool:
+        """Fail the task that a line over the limit answers. Returns whether there is one in flight."""
         task = self._in_flight.tasks.get(line.task_id() or "")
-        if task is None:
-            name = self._command.label
-            log.warning("queue %s: %s; it answers no task in flight and is dropped", name, outcome.error)
-        else:
-            self._finish(task, outcome)
+        if task is not None:
+            self._finish(task, line.outcome(self._command.max_message_bytes))
+        return task is not None
 
     def _finish(self, task: TakenTask, outcome: Outcome) -> None:
         del self._in_flight.tasks[task.id]
@@ -226,7 +232,8 @@ class ServingProcess:
                 self._write()
         self._note_idle()
 
-    def _batch_read(self) -> None:
+    def batch_read(self) -> None:
+        """Have the outcomes written that were reported one by one."""
         self._reports.sink.wake()
 
     # Its end.

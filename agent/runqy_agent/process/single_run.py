@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from runqy_agent.clock import monotonic
@@ -22,15 +21,13 @@ if TYPE_CHECKING:
     from runqy_agent.process.protocol import Response
     from runqy_agent.process.runner import RunnerHealth
 
-log = logging.getLogger(__name__)
-
 
 class SingleRun:
     """One process and the one answer that is wanted from it."""
 
     def __init__(self, command: Command, health: RunnerHealth) -> None:
         self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.child = Child(command, self._answered, self._answered_too_long)
+        self.child = Child(command, self)
         self.command = command
         self.memory = 0
         self._health = health
@@ -72,16 +69,28 @@ class SingleRun:
             return self.answer.result()
         return blame(task, self.child.how_it_ended())
 
-    def _answered(self, response: Response) -> None:
-        if response.task_id != self._task_id or self.answer.done():
-            self._health.dropped_responses += 1
-            log.warning("dropped an answer to task %r, which is not in flight", response.task_id)
-        else:
-            self.answer.set_result(response.outcome())
+    def awaits(self, task_id: str) -> bool:
+        """Whether this is its task, and it is not answered."""
+        return task_id == self._task_id and not self.answer.done()
 
-    def _answered_too_long(self, line: LongLine) -> None:
-        outcome = line.outcome(self.command.max_message_bytes)
-        if self._task_id is not None and line.task_id() == self._task_id and not self.answer.done():
-            self.answer.set_result(outcome)
+    def answered(self, response: Response) -> bool:
+        """Take the answer to its task. Returns whether it is that."""
+        awaited = self.awaits(response.task_id)
+        if awaited:
+            self.answer.set_result(response.outcome())
         else:
-            log.warning("%s; it answers no task in flight and is dropped", outcome.error)
+            self._health.dropped_responses += 1
+        return awaited
+
+    def answered_too_long(self, line: LongLine) -> bool:
+        """Fail its task if a line over the limit answers it. Returns whether it does."""
+        awaited = self.awaits(line.task_id() or "")
+        if awaited:
+            self.answer.set_result(line.outcome(self.command.max_message_bytes))
+        return awaited
+
+    def batch_read(self) -> None:
+        """Do nothing: whoever waits for the answer has been woken."""
+
+    def can_write(self) -> None:
+        """Do nothing: its one task is written at once."""
