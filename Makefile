@@ -7,6 +7,8 @@ PICKUP_ARGS ?=
 ONE_SHOT_ARGS ?=
 CHAOS_RUNS ?= 3
 FUZZ_CASES ?= 50000
+SOAK_SECONDS ?= 600
+SOAK_SEED ?=
 SCENARIOS ?=
 
 PROTO := agent/runqy_agent/broker/asynq.proto
@@ -14,7 +16,7 @@ PROTO := agent/runqy_agent/broker/asynq.proto
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz interop chaos fleet molecule lint format lock docs bench proto clean
+.PHONY: help demo test fuzz interop chaos soak fleet molecule lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -45,6 +47,11 @@ chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, C
 	@tools/need.sh git redis-server
 	@tools/venv.sh $(VENV) dev,uvloop
 	CHAOS_RUNS=$(CHAOS_RUNS) $(VENV)/bin/python -m pytest tests/chaos -n 10 --maxschedchunk 1 $(PYTEST_ARGS)
+
+soak: ## agents under random trouble, and an account of every task (SOAK_SECONDS=n of it, SOAK_SEED=n repeats a run)
+	@tools/need.sh git redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(VENV)/bin/python -m pytest tests/soak $(PYTEST_ARGS)
 
 fleet: ## play the playbooks on this machine, from a checkout and as a collection, with two versions of Ansible
 	@tools/need.sh git openssl

@@ -171,7 +171,7 @@ class Stage:
         self.client = TaskClient(redis_client)
         self.server = RegistrationServer(redis_address, API_KEY, [])
         self._deployments = deployments
-        self._agents: list[Agent] = []
+        self.agents: list[Agent] = []
 
     def queue(
         self,
@@ -215,8 +215,8 @@ class Stage:
         stderr = settings.pop("stderr", None)
         environment |= {f"RUNQY_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, "-m", "runqy_agent", "run", *(["--config", str(config_file)] if config_file else [])]
-        agent = Agent(command, environment, self.directory / f"agent-{len(self._agents)}.log", self.redis, stderr)
-        self._agents.append(agent)
+        agent = Agent(command, environment, self.directory / f"agent-{len(self.agents)}.log", self.redis, stderr)
+        self.agents.append(agent)
         return agent
 
     def follow(self, redis_client: redis.Redis) -> None:
@@ -255,6 +255,6 @@ class Stage:
 
     def close(self) -> None:
         """End every agent and the server."""
-        for agent in self._agents:
+        for agent in self.agents:
             agent.close()
         self.server.close()

@@ -28,7 +28,8 @@ GONE = "gone"
 """The state of a task that was done and is not kept: its hash is deleted."""
 
 NEXT = {
-    "": {"pending"},
+    "": {"pending", "scheduled"},
+    "scheduled": {"pending"},
     "pending": {"active"},
     "active": {"pending", "retry", "completed", "archived", GONE},
     "retry": {"pending"},
@@ -46,12 +47,17 @@ class Step:
     Attributes:
         state: the new one.
         retried: the retry count in its message, after the step.
-        recovered: it is taken from a worker that let its lease end.
+        error: why it has failed, if this is what the step says.
     """
 
     state: str
     retried: int
-    recovered: bool = False
+    error: str = ""
+
+    @property
+    def recovered(self) -> bool:
+        """Whether it is taken from a worker that let its lease end."""
+        return self.error == LEASE_EXPIRED
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,7 @@ def _step(fields: dict[bytes, bytes], before: list[Step]) -> Step:
     if b"msg" not in fields:
         return Step(state, before[-1].retried)
     message = TaskMessage.FromString(fields[b"msg"])
-    recovered = state in {"retry", "archived"} and message.error_msg == LEASE_EXPIRED
-    return Step(state, message.retried, recovered)
+    return Step(state, message.retried, message.error_msg if state in {"retry", "archived"} else "")
 
 
 def _commands(client: redis.Redis) -> Iterator[list[bytes]]:
