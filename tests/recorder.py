@@ -82,11 +82,11 @@ def gated(gate: Path) -> bytes:
 
 HASTE = """
 from runqy_agent.loops import leases
-from runqy_agent.process import supervisor
+from runqy_agent.process import serving
 
 leases.RENEW_BELOW = 29.0
 leases.Leases.__init__.__defaults__ = (0.25,)
-supervisor.HUNG_GRACE = 0.5
+serving.HUNG_GRACE = 0.5
 """
 
 

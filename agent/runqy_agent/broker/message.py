@@ -108,7 +108,7 @@ class TakenTask:
         """The error of a task whose deadline is over, in asynq's words. ``now`` is in monotonic seconds."""
         if self.began_at:
             return f"{DEADLINE_EXCEEDED}: it was still running after {now - self.began_at:.1f} s"
-        return f"{DEADLINE_EXCEEDED}: it was not run, since its deadline was over"
+        return f"{DEADLINE_EXCEEDED}: it was over before the run began"
 
 
 def decode(raw: bytes | None, task_id: str, queue: str) -> tuple[TaskMessage, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 from runqy_agent.clock import monotonic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from runqy_agent.broker.message import TakenTask
     from runqy_agent.outcome import Outcome
@@ -181,9 +181,9 @@ class InFlight:
     tasks: dict[str, TakenTask] = field(default_factory=dict)
     waiting: list[TakenTask] = field(default_factory=list)
 
-    def add(self, task: TakenTask) -> bool:
-        """Take a task in. False if one of the same id is in flight: then it waits."""
-        if task.id in self.tasks:
+    def add(self, task: TakenTask, others: Container[str] = ()) -> bool:
+        """Take a task in. False if one of the same id is in flight, or among ``others``: then it waits."""
+        if task.id in self.tasks or task.id in others:
             self.waiting.append(task)
             return False
         self.tasks[task.id] = task

@@ -14,6 +14,7 @@ from runqy_agent.process.child import Child
 from runqy_agent.process.crash import blame
 from runqy_agent.process.protocol import Response, UnsendablePayloadError, encode_task
 from runqy_agent.process.runner import InFlight
+from runqy_agent.process.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,19 +35,6 @@ HUNG_GRACE = 5.0
 
 WRITE_BYTES = 64 * 1024
 """Of tasks encoded at once. The rest waits as it is until the process has read so much."""
-
-
-@dataclass(slots=True)
-class _Abandoned:
-    """A task that nobody waits for, and the ids that the process was given before it and has not answered."""
-
-    task: TakenTask
-    before: set[str]
-    timer: asyncio.TimerHandle | None = None
-
-    def cancel(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -87,7 +75,10 @@ class ServingProcess:
         self._reports = reports
         self._in_flight = InFlight()
         self._unwritten: deque[TakenTask] = deque()
-        self._abandoned: dict[str, _Abandoned] = {}
+        self._writing = False
+        self._turns = Turns()
+        self._abandoned: dict[str, TakenTask] = {}
+        self._patience: dict[str, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()
         self._stopping: asyncio.Future[int] | None = None
 
@@ -118,10 +109,8 @@ class ServingProcess:
     def give(self, tasks: Sequence[TakenTask]) -> None:
         """Write tasks to the process, in one piece as far as its pipe takes them."""
         self.given += len(tasks)
-        now = monotonic()
         for task in tasks:
-            task.begin(now)
-            if self._in_flight.add(task):
+            if self._in_flight.add(task, self._abandoned):
                 self._unwritten.append(task)
         self._write()
 
@@ -130,54 +119,67 @@ class ServingProcess:
         self._write()
 
     def _write(self) -> None:
-        while self._unwritten and self.child.reads:
-            lines: list[bytes] = []
-            size = 0
-            while self._unwritten and size < WRITE_BYTES:
-                task = self._unwritten.popleft()
-                if self._in_flight.tasks.get(task.id) is task:  # else it was abandoned before it was written
-                    lines.append(self._line(task))
-                    size += len(lines[-1])
-            self.child.write(b"".join(lines))
-
-    def _line(self, task: TakenTask) -> bytes:
+        if self._writing:  # a task that is not to be written has let another one in: it comes behind those at hand
+            return
+        self._writing = True
         try:
-            return encode_task(task)
+            while self._unwritten and self.child.reads:
+                self._write_some()
+        finally:
+            self._writing = False
+
+    def _write_some(self) -> None:
+        lines: list[bytes] = []
+        size = 0
+        now = monotonic()
+        while self._unwritten and size < WRITE_BYTES:
+            lines.append(self._line(self._unwritten.popleft(), now))
+            size += len(lines[-1])
+        self.child.write(b"".join(lines))
+
+    def _line(self, task: TakenTask, now: float) -> bytes:
+        if task.is_over(now):
+            return self._do_not_write(task, Failure(task.deadline_error(now)))
+        try:
+            line = encode_task(task)
         except UnsendablePayloadError as error:
-            self._finish(task, Failure(str(error), retry=False))
-            self._reports.sink.wake()
-            return b""
+            return self._do_not_write(task, Failure(str(error), retry=False))
+        self._turns.written(task, now)
+        return line
+
+    def _do_not_write(self, task: TakenTask, outcome: Outcome) -> bytes:
+        self._finish(task, outcome)
+        self._reports.sink.wake()
+        return b""
 
     def abandon(self, task: TakenTask) -> bool:
         """Forget a task. A process that does not answer it soon after all is still busy with it, and is restarted.
 
-        What was written before it comes first: until that is answered the process has no reason to be busy with it.
+        Its time for that begins when the task's turn has come: before, it has no reason to be busy with it.
 
         Returns:
             Whether the task was here.
         """
-        written = list(self._in_flight.tasks)
         if task in self._in_flight.waiting:
             self._in_flight.remove(task)
             self._note_idle()
             return True
         if not self._in_flight.remove(task):
             return False
-        if task in self._unwritten:
+        if task.written_at:
+            self._abandoned[task.id] = task
+            self._lose_patience()
+        else:
             self._unwritten.remove(task)
             self._let_next(task.id)
-        elif task.id not in self._abandoned:
-            before = {*written[: written.index(task.id)], *self._abandoned}
-            self._abandoned[task.id] = _Abandoned(task, before)
-            self._watch_next()
         return True
 
-    def _watch_next(self) -> None:
-        """Give the process its time for the abandoned task that it is busy with now, if it is."""
-        for abandoned in self._abandoned.values():
-            if not abandoned.before and abandoned.timer is None:
+    def _lose_patience(self) -> None:
+        """Give the process its time for each abandoned task that it is at now."""
+        for task in self._abandoned.values():
+            if task.id not in self._patience and self._turns.is_at(task):
                 loop = asyncio.get_running_loop()
-                abandoned.timer = loop.call_later(HUNG_GRACE, self._still_busy, abandoned.task)
+                self._patience[task.id] = loop.call_later(HUNG_GRACE, self._still_busy, task)
 
     def _still_busy(self, task: TakenTask) -> None:
         if self.alive and self._stopping is None:
@@ -192,27 +194,38 @@ class ServingProcess:
 
     def awaits(self, task_id: str) -> bool:
         """Whether the process was given this task and has not answered it."""
-        return task_id in self._in_flight.tasks or task_id in self._abandoned
+        task = self._in_flight.tasks.get(task_id)
+        return (task is not None and task.written_at > 0) or task_id in self._abandoned
 
     def answered(self, response: Response) -> bool:
         """Finish the task that is answered. Returns whether it was in flight."""
-        task = self._in_flight.tasks.get(response.task_id)
+        task = self._through(response.task_id)
         if task is not None:
             self._finish(task, response.outcome())
             return True
-        abandoned = self._abandoned.pop(response.task_id, None)
-        if abandoned is not None:
-            abandoned.cancel()
-            self._let_next(response.task_id)
         self._reports.health.dropped_responses += 1
         return False
 
     def answered_too_long(self, line: LongLine) -> bool:
         """Fail the task that a line over the limit answers. Returns whether there is one in flight."""
-        task = self._in_flight.tasks.get(line.task_id() or "")
+        task = self._through(line.task_id() or "")
         if task is not None:
             self._finish(task, line.outcome(self._command.max_message_bytes))
         return task is not None
+
+    def _through(self, task_id: str) -> TakenTask | None:
+        """The process is through with this id. Returns its task; None if it was not given it, or that is over."""
+        task = self._in_flight.tasks.get(task_id)
+        if task is not None and task.written_at:
+            self._turns.answered(task, monotonic())
+            return task
+        abandoned = self._abandoned.pop(task_id, None)
+        if abandoned is not None:
+            self._turns.answered(abandoned, monotonic())
+            if task_id in self._patience:
+                self._patience.pop(task_id).cancel()
+            self._let_next(task_id)
+        return None
 
     def _finish(self, task: TakenTask, outcome: Outcome) -> None:
         del self._in_flight.tasks[task.id]
@@ -222,9 +235,7 @@ class ServingProcess:
     def _let_next(self, task_id: str) -> None:
         """The process is through with this id: whichever task of the same id waited is written now."""
         if self._abandoned:
-            for abandoned in self._abandoned.values():
-                abandoned.before.discard(task_id)
-            self._watch_next()
+            self._lose_patience()
         if self._in_flight.waiting:
             waiting = self._in_flight.next_waiting(task_id)
             if waiting is not None:
@@ -257,6 +268,7 @@ class ServingProcess:
         """Stop the process; tasks it has not answered are not reported any more."""
         self.on_end = lambda _: None
         self._in_flight.take_all()
+        self._unwritten.clear()
         self._forget_abandoned()
         if self.child.pid:
             await asyncio.shield(self._begin_stop())
@@ -268,28 +280,30 @@ class ServingProcess:
 
     def _ended(self) -> None:
         self.alive = False
-        busy_with_abandoned = any(not abandoned.before for abandoned in self._abandoned.values())
-        self._forget_abandoned()
         tasks = self._in_flight.take_all()
+        guilty: list[TakenTask] = []
+        if not self.hung:
+            guilty = tasks if self._reports.fail_all else self._turns.guilty(tasks, self._abandoned.values())
+        self._forget_abandoned()
         self._unwritten.clear()
-        guilty = 0
-        if not self.hung:  # of the tasks in flight the oldest, unless an older one is over already
-            guilty = len(tasks) if self._reports.fail_all else int(not busy_with_abandoned)
-        for task in tasks[:guilty]:
+        for task in guilty:
             self._reports.sink.finished(task, blame(task, self.child.how_it_ended()))
-        for task in reversed(tasks[guilty:]):
-            self._reports.sink.finished(task, Unstarted())
+        blamed = set(guilty)
+        for task in reversed(tasks):
+            if task not in blamed:
+                self._reports.sink.finished(task, Unstarted())
         if not self.hung and not self.stopping:
             log.error(
                 "process %d of queue %s crashed with %d tasks in flight: %s",
                 *(self.child.pid, self._command.label, len(tasks), self.child.how_it_ended()),
-                extra={"queue": self._command.label} | ({"task": tasks[0].id} if tasks and guilty else {}),
+                extra={"queue": self._command.label} | ({"task": guilty[0].id} if guilty else {}),
             )
         self._idle.set()
         self._reports.sink.wake()
         self.on_end(self)
 
     def _forget_abandoned(self) -> None:
-        for abandoned in self._abandoned.values():
-            abandoned.cancel()
+        for patience in self._patience.values():
+            patience.cancel()
+        self._patience.clear()
         self._abandoned.clear()
