@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.broker.flat import DEFAULT_MAX_RETRY, FlatDefaults
 from runqy_agent.broker.settle import Policy
+from runqy_agent.broker.watch import Watch
 from runqy_agent.errors import ConfigError
 from runqy_agent.loops.canceller import Canceller
 from runqy_agent.loops.deadlines import Deadlines
@@ -19,13 +20,16 @@ from runqy_agent.loops.processor import Processor
 from runqy_agent.loops.recoverer import Recoverer
 from runqy_agent.loops.route import Route
 from runqy_agent.loops.selection import StrictPriority, WeightedShares
+from runqy_agent.loops.waiter import WAKEUP_SECONDS, Waiter
 from runqy_agent.registration import ServedQueue, register, route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from runqy_agent.broker.address import RedisAddress
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.connection import Client, Clients
+    from runqy_agent.broker.fallbacks import Fallbacks
     from runqy_agent.clock import Clock
     from runqy_agent.config import Config
     from runqy_agent.loops.listener import Listener
@@ -157,6 +161,32 @@ def make_loops(
 def _selector(config: Config, routes: Sequence[Route]) -> Selector:
     priorities = [(route.queue, route.priority) for route in routes]
     return StrictPriority(priorities) if config.worker.strict_priority else WeightedShares(priorities)
+
+
+def make_waiter(
+    broker: Broker,
+    clients: Clients,
+    address: RedisAddress,
+    who: str,
+    fallbacks: Fallbacks,
+) -> Waiter:
+    """What waits for tasks of sub-queues; it has none at first.
+
+    Args:
+        broker: of the worker.
+        clients: makes the connections.
+        address: of Redis.
+        who: tells this worker from all others.
+        fallbacks: says, and learns, what the worker has to do without.
+    """
+    blocking = clients.open(address, reply_timeout=2 * WAKEUP_SECONDS, connections=1)
+    return Waiter(
+        broker.layout,
+        broker.client,
+        open_tracker=lambda on_change: clients.open_tracker(address, on_change),
+        watch=Watch(broker, blocking, who) if fallbacks.shares_watch else None,
+        fallbacks=fallbacks,
+    )
 
 
 def flat_defaults(config: Config) -> FlatDefaults | None:

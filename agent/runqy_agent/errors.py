@@ -94,9 +94,17 @@ class ProcessNotReadyError(RunqyAgentError):
 
 
 class BrokerError(RunqyAgentError):
-    """Redis cannot be reached, or refuses this worker."""
+    """Redis cannot be reached, or refuses this worker.
+
+    Attributes:
+        retryable: whether trying again may help.
+    """
 
     exit_code = ExitCode.BROKER
+
+    def __init__(self, message: str = "", *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class LoopDiedError(RunqyAgentError):

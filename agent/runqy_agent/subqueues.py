@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,14 @@ class Subqueues:
 
     Attributes:
         served: what is served now.
-        listen: makes the listener of a sub-queue, by its name.
-        on_end: called with the task of a listener that has ended though nobody stopped it.
+        listen: begins to wait for tasks of a sub-queue, by its name.
+        dismiss: ends that.
     """
 
     def __init__(self) -> None:
         self.served: list[ServedQueue] = []
         self.listen: Callable[[str], Listener]
-        self.on_end: Callable[[asyncio.Task[None]], None] = lambda _: None
+        self.dismiss: Callable[[str], None]
         self._listeners: dict[str, Listener] = {}
 
     def __str__(self) -> str:
@@ -45,33 +44,17 @@ class Subqueues:
                 self._listeners[queue.name] = self.listen(queue.name)
         return [(queue, self._listeners[queue.name]) for queue in self.served]
 
-    def start(self) -> None:
-        """Start the listeners that do not run yet."""
-        for listener in self._listeners.values():
-            if listener.task is None:
-                listener.start().add_done_callback(self.on_end)
-
-    async def change(self, served: Sequence[ServedQueue], use: Callable[[], None]) -> None:
+    def change(self, served: Sequence[ServedQueue], use: Callable[[], None]) -> None:
         """Serve these from now on.
 
         Args:
             served: all of them.
-            use: called once ``paired`` gives them, and before the listeners of those that are gone are stopped.
+            use: called once ``paired`` gives them, and before those that are gone are waited for no more.
         """
         before, self.served = str(self), list(served)
-        names = {queue.name for queue in served}
         use()
         if str(self) != before:
             log.info("the worker serves %s from now on, instead of %s", self, before)
-        self.start()
-        for name in self._listeners.keys() - names:
-            await self._stop(self._listeners.pop(name))
-
-    async def stop(self) -> None:
-        """Stop all listeners."""
-        await asyncio.gather(*(self._stop(listener) for listener in self._listeners.values()))
-
-    async def _stop(self, listener: Listener) -> None:
-        if listener.task is not None:
-            listener.task.remove_done_callback(self.on_end)
-        await listener.stop()
+        for name in self._listeners.keys() - {queue.name for queue in served}:
+            del self._listeners[name]
+            self.dismiss(name)

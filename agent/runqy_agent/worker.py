@@ -14,14 +14,13 @@ from runqy_agent import assembly
 from runqy_agent.announcer import Announcer
 from runqy_agent.broker.access import check_access
 from runqy_agent.broker.connection import Clients, resolve
-from runqy_agent.broker.opening import make_presence, open_broker
+from runqy_agent.broker.fallbacks import Fallbacks
+from runqy_agent.broker.opening import examine, make_presence, open_broker
 from runqy_agent.broker.presence import Identity, WorkerState
-from runqy_agent.broker.watch import Watch
 from runqy_agent.clock import Clock
 from runqy_agent.errors import ConfigError, LoopDiedError, RunqyAgentError
 from runqy_agent.handler_runner import HandlerRunner
 from runqy_agent.lifecycle import Lifecycle
-from runqy_agent.loops.listener import LOOK_SECONDS, Listener
 from runqy_agent.redaction import Redactor
 from runqy_agent.registration import route
 from runqy_agent.reporting.status import Status, describe_worker
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from runqy_agent.config import Config
     from runqy_agent.loops.processor import Processor
     from runqy_agent.loops.route import Route
+    from runqy_agent.loops.waiter import Waiter
     from runqy_agent.process.runner import Runner
     from runqy_agent.registration import Registration, ServerRedis
 
@@ -79,6 +79,8 @@ class Worker(Lifecycle):
         self._subqueues = Subqueues()
         self._dead: list[asyncio.Task[Any]] = []
         self._died = asyncio.Event()
+        self._waiter: Waiter
+        self._fallbacks = Fallbacks()
         self._clients = Clients()
         self._loops: assembly.Loops
         host = socket.gethostname() or "unknown"
@@ -133,14 +135,15 @@ class Worker(Lifecycle):
 
     async def _connect(self, server: ServerRedis | None) -> None:
         self._address = address = resolve(server, self.config.redis)
-        queues = [served.name for served in self._subqueues.served]
-        flat = assembly.flat_defaults(self.config)
-        self._broker = await open_broker(self._clients, address, self._clock, queues, flat)
+        flat, bootstrap = assembly.flat_defaults(self.config), self.config.bootstrap
+        self._broker = await open_broker(self._clients, address, self._clock, bootstrap, flat)
         self._subscriber = self._clients.open_subscriber(address)
         self._announcer.start(make_presence(self._broker, self._clock, self.identity), self._state)
-        waiting = self._clients.open(address, reply_timeout=2 * LOOK_SECONDS)
-        self._subqueues.listen = lambda queue: Listener(Watch(self._broker, waiting, queue, self.identity.uuid))
-        self._subqueues.on_end = self._has_ended
+        queues = [served.name for served in self._subqueues.served]
+        await examine(self._broker, self._subscriber, address, queues, bootstrap=bootstrap, fallbacks=self._fallbacks)
+        who = self.identity.uuid
+        self._waiter = assembly.make_waiter(self._broker, self._clients, address, who, self._fallbacks)
+        self._subqueues.listen, self._subqueues.dismiss = self._waiter.listen, self._waiter.dismiss
         log.info("worker %s serves %s from Redis at %s", self.identity.worker_id, self._subqueues, address)
 
     async def _make_runners(self, registrations: Sequence[Registration]) -> None:
@@ -177,11 +180,10 @@ class Worker(Lifecycle):
             raise RunqyAgentError("bootstrap the worker before running it")
         runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
-        watched += [loop.start() for loop in (*self._loops.background, self._loops.leases, processor)]
+        watched += [loop.start() for loop in (*self._loops.background, self._waiter, self._loops.leases, processor)]
         watched += self._announcer.tasks
         for task in watched:
             task.add_done_callback(self._has_ended)
-        self._subqueues.start()
         self._become("running")
         log.info("running: concurrency %d", self.config.worker.concurrency)
         ends = [asyncio.create_task(event.wait()) for event in (self._stop_requested, self._died)]
@@ -220,17 +222,17 @@ class Worker(Lifecycle):
         for warning in routing.warnings:
             log.warning("%s", warning)
         if added := self._subqueues.new_among(routing.queues):
-            await check_access(self._broker, self._subscriber, self._address, added)
+            await check_access(self._broker, self._subscriber, self._address, added, self._fallbacks)
         stored = {answer.queue.name: answer.deployment.redis_storage for answer in answers}
         self._parents = {name: replace(parent, store_results=stored[name]) for name, parent in self._parents.items()}
-        await self._subqueues.change(routing.queues, lambda: self._loops.serve(self.config, self._routes()))
+        self._subqueues.change(routing.queues, lambda: self._loops.serve(self.config, self._routes()))
         self._changed()
         return await restart_needs(self.config, self._address, answers, self.reread)
 
     async def _drain(self, processor: Processor, *, processor_alive: bool) -> None:
         processor.hold()
         self._become("draining")
-        await self._subqueues.stop()
+        await self._waiter.stop()
         if processor_alive:
             drain = asyncio.create_task(processor.drain(self.config.worker.shutdown_timeout))
             hurry = asyncio.create_task(self._hurry.wait())
@@ -281,9 +283,16 @@ class Worker(Lifecycle):
 
     def describe(self) -> Status:
         """What the worker tells about itself on its host; see ``reporting.status``."""
-        where = {"redis": str(self._address or ""), "config": self.config.path}
-        heartbeat, progress = self._announcer.heartbeat, self._rollout.progress if self._rollout else None
-        return describe_worker(self._state(), self.identity, heartbeat, progress, clock=self._clock, **where)
+        return describe_worker(
+            self._state(),
+            self.identity,
+            self._announcer.heartbeat,
+            self._rollout.progress if self._rollout else None,
+            clock=self._clock,
+            redis=str(self._address or ""),
+            fallbacks=self._fallbacks.texts,
+            config=self.config.path,
+        )
 
     def hung(self) -> list[str]:
         """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""

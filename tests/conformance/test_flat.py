@@ -16,7 +16,7 @@ from runqy_agent.broker.flat import FlatBroker, FlatDefaults
 from runqy_agent.broker.flat_presence import LOOK_EVERY, FlatPresence
 from runqy_agent.broker.presence import Identity, WorkerState
 from runqy_agent.broker.settle import LEASE_EXPIRED, Policy
-from runqy_agent.broker.watch import Place, Watch
+from runqy_agent.broker.watch import Watch
 from runqy_agent.demo.client import message
 from runqy_agent.loops.janitor import Janitor
 from runqy_agent.loops.recoverer import GRACE, Recoverer
@@ -440,23 +440,21 @@ def test_timeout_and_deadline_end_a_run(flat: Flat) -> None:
     assert [task.deadline for task in tasks] == [NOW + 90, NOW + 5]
 
 
-def test_an_empty_queue_is_watched_from_two_places(flat: Flat) -> None:
-    async def run(broker: FlatBroker) -> tuple[Place, bool]:
-        watch = Watch(broker, broker.client, QUEUE, "me")
-        place = await watch.enter()
-        seen = await watch.look(5.0)
+def test_an_empty_queue_is_watched_from_two_slots(flat: Flat) -> None:
+    async def run(broker: FlatBroker) -> list[list[int]]:
+        slots = [await Watch(broker, broker.client, who).enter([QUEUE]) for who in ("a", "b", "c")]
         assert flat.everything().keys() == {
-            "asynq:inference.high:pending",
-            "asynq:inference.high:watcher:1",
-            "asynq:t:a",
+            "asynq:watch:alive:a",
+            "asynq:watch:alive:b",
+            "asynq:watch:alive:c",
+            "asynq:watch:slots",
         }
-        await watch.leave()
-        return place, seen
+        await Watch(broker, broker.client, "a").leave([QUEUE], "work")
+        return slots
 
-    flat.enqueue()
-    assert flat.do(run) == (Place(1, paused=False), True)
-    assert flat.everything()["asynq:inference.high:pending"] == ["a"]
-    assert flat.everything()["asynq:inference.high:turn"] == ["work"]
+    assert flat.do(run) == [[1], [2], [0]]
+    assert flat.everything()["asynq:watch:slots"] == {"2:inference.high": "b"}
+    assert flat.everything()["asynq:watch:wakeup:inference.high"] == ["work"]
 
 
 STATE = WorkerState("running", 4, {"inference.high": 9, "inference.low": 3}, strict_priority=False)

@@ -157,7 +157,7 @@ class Hands:
     name: str
     broker: LossyBroker
     recoverer: Recoverer
-    watches: dict[str, Watch]
+    watch: Watch
     claims: list[Claim] = field(default_factory=list)
     former: list[Claim] = field(default_factory=list)
     doubts: Doubts = field(default_factory=Doubts)
@@ -202,8 +202,7 @@ class History:
 
     def new_hands(self, name: str, connection: Any) -> Hands:
         broker = LossyBroker(connection, self.clock)
-        watches = {queue: Watch(broker, connection, queue, name) for queue in QUEUES}
-        return Hands(name, broker, Recoverer(broker, self.clock, POLICIES), watches)
+        return Hands(name, broker, Recoverer(broker, self.clock, POLICIES), Watch(broker, connection, name))
 
     def close(self) -> None:
         for connection in self.connections:
@@ -455,18 +454,21 @@ class History:
 
     @step(1, worker=workers, queue=queues, leaves=chance(2))
     def a_worker_watches(self, worker: int, queue: str, *, leaves: bool) -> None:
-        hands, names = self.hands[worker], keys.queue_keys(queue)
+        hands, before = self.hands[worker], self.redis.hgetall(keys.watch_slots())
         if leaves:
-            self.wait(hands.watches[queue].leave())
-            assert hands.name.encode() not in self.redis.mget(names.watchers)
-            if self.model.pending[queue] and queue not in self.model.paused:
-                assert self.redis.exists(names.turn), "others learn that there is work"
+            self.wait(hands.watch.leave([queue], "work"))
+            assert hands.name.encode() not in self.slots(queue)
+            assert self.redis.lrange(keys.wakeup(queue), 0, -1) in ([b"work"], [b"work", b"work"])
         else:
-            place = self.wait(hands.watches[queue].enter())
-            assert place.paused == (queue in self.model.paused)
-            assert self.redis.get(names.watchers[place.number - 1]) == hands.name.encode()
-            if self.model.pending[queue]:  # else it takes Redis a tenth of a second to say so
-                assert self.wait(hands.watches[queue].look(0.001))
+            (slot,) = self.wait(hands.watch.enter([queue]))
+            assert self.slots(queue)[slot - 1] == hands.name.encode()  # there are two workers, and two slots
+        others = {field: who for field, who in before.items() if not field.endswith(b":" + queue.encode())}
+        assert others.items() <= self.redis.hgetall(keys.watch_slots()).items()
+
+    def slots(self, queue: str) -> list[bytes | None]:
+        """Who has the first and the second."""
+        found: list[bytes | None] = self.redis.hmget(keys.watch_slots(), f"1:{queue}", f"2:{queue}")
+        return found
 
     # Accidents.
 
@@ -510,16 +512,18 @@ class History:
 
     def check(self) -> None:
         found = dump(self.redis)
+        self.check_watchers(found)
         for queue in QUEUES:
-            self.check_watchers(queue, found)
             self.check_promises(queue, found)
         assert differences(found, self.model.state(), tolerance=20) == []
 
-    def check_watchers(self, queue: str, found: dict[str, Any]) -> None:
-        names = keys.queue_keys(queue)
-        first, second = (found.pop(place, None) for place in names.watchers)
-        assert first is None or second is None or first["value_b64"] != second["value_b64"]
-        assert len(found.pop(names.turn, {"value": []})["value"]) <= 2
+    def check_watchers(self, found: dict[str, Any]) -> None:
+        for queue in QUEUES:
+            first, second = self.slots(queue)
+            assert first is None or first != second
+            assert len(found.pop(keys.wakeup(queue), {"value": []})["value"]) <= 2
+        for key in (keys.watch_slots(), *(keys.watcher_alive(hands.name) for hands in self.hands)):
+            found.pop(key, None)
 
     def check_promises(self, queue: str, found: dict[str, Any]) -> None:
         names = keys.queue_keys(queue)
@@ -572,8 +576,9 @@ def test_the_queues_stay_in_order_whatever_happens(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, closing(asyncio.new_event_loop()) as loop:
         patch.setattr(broker_module, "ARCHIVE_SIZE", ARCHIVE_SIZE)
-        patch.setattr(watch, "PLACE_MS", LONG_MS)  # Redis' own clock does not stand still
-        patch.setattr(watch, "TURN_MS", LONG_MS)
+        patch.setattr(watch, "ALIVE_MS", LONG_MS)  # Redis' own clock does not stand still
+        patch.setattr(watch, "SLOTS_MS", LONG_MS)
+        patch.setattr(watch, "WAKEUP_MS", LONG_MS)
         with closing(History(redis_client, RedisAddress("127.0.0.1", redis_server.port), loop)) as lived:
             for at in range(0, len(history) - STEP_BYTES, STEP_BYTES):
                 draw = Draw(history[at : at + STEP_BYTES])

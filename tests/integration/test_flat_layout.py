@@ -15,11 +15,12 @@ from redis.exceptions import ResponseError
 from recorder import COUNTING
 from runqy_agent import BrokerError, Worker, load_config
 from runqy_agent.broker.connection import Clients, RedisAddress, open_client
+from runqy_agent.broker.fallbacks import Fallbacks
 from runqy_agent.broker.flat import FlatBroker, FlatDefaults
-from runqy_agent.broker.opening import open_broker
+from runqy_agent.broker.opening import examine, open_broker
 from runqy_agent.broker.settle import LEASE_EXPIRED, Policy
 from runqy_agent.clock import Clock
-from runqy_agent.config.settings import Secret
+from runqy_agent.config.settings import BootstrapSettings, Secret
 from runqy_agent.errors import ConfigError, ExitCode
 from runqy_agent.loops.recoverer import Recoverer
 from set_clock import SetClock
@@ -300,13 +301,18 @@ def test_a_program_that_embeds_the_worker_serves_it_too(redis_server: RedisServe
     assert redis_client.get("asynq:result:a") == b'{"sent":"x"}'
 
 
+ONCE = BootstrapSettings(retries=1)
+
+
 def opened(address: RedisAddress, flat: FlatDefaults | None) -> str:
     """Open a broker; returns what is wrong, or nothing."""
 
     async def run() -> str:
         clients = Clients()
         try:
-            await open_broker(clients, address, Clock(), [QUEUE], flat)
+            broker = await open_broker(clients, address, Clock(), ONCE, flat)
+            subscriber = clients.open_subscriber(address)
+            await examine(broker, subscriber, address, [QUEUE], bootstrap=ONCE, fallbacks=Fallbacks())
         except (BrokerError, ConfigError) as error:
             return str(error)
         finally:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runqy_agent.demo.redis_server import RedisServer
 
 QUEUE = "fleet"
-WAITING = {"BLMOVE", "BLPOP", "watch", "unwatch", "exchange"}
+WAITING = {"EXISTS", "BLPOP", "watch", "unwatch", "exchange"}
 """What picking up a task is made of."""
 
 
@@ -35,12 +35,12 @@ def test_an_idle_worker_sends_at_most_three_commands_a_second(stage: Stage, conc
     stage.agent(concurrency=concurrency).wait_running()
     seconds = 12.0
     with Monitor(stage.redis) as monitor:
-        until(lambda: any(command.name == "BLMOVE" for command in monitor.commands()), "it waits")
+        until(lambda: any(command.name == "watch" for command in monitor.commands()), "it waits")
         begin = time.monotonic()
         time.sleep(seconds)  # what is measured is a rate
         counted = [command for command in monitor.commands() if begin <= command.at < begin + seconds]
     assert len(counted) <= 3 * seconds, [command.name for command in counted]
-    assert {"BLMOVE", "beat", "forward"} <= {command.name for command in counted}
+    assert {"watch", "EXISTS", "beat"} <= {command.name for command in counted}
 
 
 @contextmanager

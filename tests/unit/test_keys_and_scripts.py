@@ -52,7 +52,6 @@ def test_the_flat_keys_of_a_queue_have_no_hash_tag_and_no_list_of_leases() -> No
     names = keys.queue_keys("a:b", "flat")
     assert names.task("id") == "asynq:t:id"
     assert names.group_prefix == ""
-    assert names.watchers == ("asynq:a:b:watcher:1", "asynq:a:b:watcher:2")
     assert names.exchange("2026-11-24") == [
         f"asynq:a:b:{name}"
         for name in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -80,8 +81,11 @@ class Broker:
 
     async def load_scripts(self) -> None:
         """Make all scripts known to Redis, so that the first tasks need not."""
-        for script in scripts.all_scripts(self.layout):  # one by one: a cluster loads no scripts in a pipeline
-            await self.client.script_load(script.text)
+        texts = [script.text for script in scripts.all_scripts(self.layout)]
+        if isinstance(self.client, ClusterClient):  # it loads no scripts in a pipeline
+            await asyncio.gather(*(self.client.script_load(text) for text in texts))
+        else:
+            await self._execute([("SCRIPT LOAD", text) for text in texts])
 
     def new_lease(self) -> float:
         """The end of a lease that begins now (unix seconds of Redis' clock), at a fraction of a second like no other's.
@@ -254,6 +258,10 @@ class Broker:
         for reply in await self._run_all(steps):
             if isinstance(reply, Exception):
                 raise reply
+
+    async def try_scripts(self, steps: Sequence[Step]) -> list[Any]:
+        """Run several, in one round trip. A refusal takes the place of its reply."""
+        return await self._run_all(steps)
 
     async def _run(self, name: str, script_keys: list[str], args: list[Any]) -> Any:
         (reply,) = await self._run_all([(name, script_keys, args)])

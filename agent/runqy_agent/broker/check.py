@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from runqy_agent.broker.cluster import ClusterClient
 from runqy_agent.broker.connection import describe
@@ -22,9 +32,14 @@ log = logging.getLogger(__name__)
 
 OLDEST_VERSION = (6, 2)
 ACL_HINT = "docs/configuration.md has the line for ACL SETUSER"
+MISSING = re.compile(r"unknown (?:redis )?command", re.IGNORECASE)
+"""How a server says that it has no command of a name: outside a script, and in one."""
+PASSING = (ClusterDownError, MasterDownError, ReadOnlyError, TryAgainError)
+"""Refusals that end when a fail-over does. That a server is loading its data is no ResponseError."""
 _TROUBLE = (RedisError, OSError)
 _OTHER_NAME = (62, 64)
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _TLS_WITHOUT_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE")
 
 
@@ -42,29 +57,37 @@ async def check_server(client: Client, address: RedisAddress) -> None:
         else:
             await client.execute_command("PING")
     except _TROUBLE as error:
-        raise BrokerError(_explain(error, address)) from error
+        if not (
+            is_missing(error) and "ping" in str(error).lower()
+        ):  # what opening a connection needs is another matter
+            raise explained(error, address) from error
     if not targets:
-        raise BrokerError(f"Redis at {address} has no slots yet: its nodes are not joined to a cluster")
+        raise BrokerError(f"Redis at {address} has no slots yet: its nodes are not joined to a cluster", retryable=True)
     for target in targets:
         await _check_info(client, address, target)
 
 
+def is_missing(error: BaseException) -> bool:
+    """Whether the server does not have a command, or does not permit it: trying again does not help."""
+    return isinstance(error, NoPermissionError) or (
+        isinstance(error, ResponseError) and MISSING.search(str(error)) is not None
+    )
+
+
 async def _check_info(client: Client, address: RedisAddress, target: dict[str, Any]) -> None:
     """Check one server; ``target`` names the node of a cluster."""
-    info: dict[str, Any] = {}
     try:
-        for section in ("server", "replication"):
-            info |= await client.info(section, **target)
-    except ResponseError as error:
-        log.warning("Redis at %s does not tell its version (%s); it must be 6.2 or newer", address, error)
-        if not address.is_cluster:
-            await client.connection_pool.disconnect()  # imitations of Redis close a connection after an error
-        return
+        info: dict[str, Any] = await client.info(**target)
     except _TROUBLE as error:
+        if is_missing(error):
+            log.warning("Redis at %s does not tell its version (%s); it must be 6.2 or newer", address, error)
+            if not address.is_cluster:
+                await client.connection_pool.disconnect()  # imitations of Redis close a connection after an error
+            return
         if address.is_cluster:
             log.warning("Redis at %s: a node cannot be used: %s", address, describe(error))
             return
-        raise BrokerError(_explain(error, address)) from error
+        raise explained(error, address) from error
     problem = _unsuitable(info, address)
     if problem:
         raise BrokerError(f"Redis at {address} {problem}")
@@ -72,7 +95,9 @@ async def _check_info(client: Client, address: RedisAddress, target: dict[str, A
 
 def _unsuitable(info: dict[str, Any], address: RedisAddress) -> str:
     """Why a server with this ``INFO`` cannot serve, or ""."""
-    version, mode = str(info.get("redis_version", "")), info.get("redis_mode")
+    # Valkey 8 and newer: server_mode, and redis_version only for the sake of Redis' clients.
+    mode = info.get("redis_mode") or info.get("server_mode")
+    version = str(info.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_VERSION:
         return f"is version {version}; the agent needs Redis 6.2 or newer, or Valkey"
@@ -86,6 +111,15 @@ def _unsuitable(info: dict[str, Any], address: RedisAddress) -> str:
         master = f"{info.get('master_host')}:{info.get('master_port')}"
         return f"is a read-only replica of {master}: name the master, or its sentinels in redis.sentinel"
     return ""
+
+
+def explained(error: BaseException, address: RedisAddress) -> BrokerError:
+    """What trouble at start means, for people, and whether it may pass."""
+    lasts = isinstance(error, ResponseError) and not isinstance(error, PASSING)
+    for cause in _causes(error):
+        lasts = lasts or isinstance(cause, (AuthenticationError, NoPermissionError))
+        lasts = lasts or (isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT_OFF))
+    return BrokerError(_explain(error, address), retryable=not lasts)
 
 
 def _explain(error: BaseException, address: RedisAddress) -> str:

@@ -23,6 +23,8 @@ from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from runqy_agent.broker.steering import QUIET
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -39,7 +41,7 @@ LAG_SECONDS = 2.0
 class ClusterClient(RedisCluster):
     """All nodes of a cluster as one client: a command goes to the node that holds its first key."""
 
-    def __init__(self, address: RedisAddress, *, reply_timeout: float, name: str) -> None:
+    def __init__(self, address: RedisAddress, *, reply_timeout: float) -> None:
         """Prepare; nothing is contacted yet. Arguments as of ``open_client``."""
         self._seeds = address.seeds
         super().__init__(
@@ -52,9 +54,9 @@ class ClusterClient(RedisCluster):
             retry=Retry(NoBackoff(), 0),
             max_connections=1000,
             require_full_coverage=False,  # the servers have a setting for that; they refuse if need be
-            client_name=name or None,
             encoding_errors="surrogateescape",
             ssl=address.tls,
+            **QUIET,
             **address.tls_options(),
         )
         self.commands_parser = cast("AsyncCommandsParser", _FirstArgument())
@@ -126,6 +128,19 @@ class ClusterClient(RedisCluster):
         raise RedisConnectionError(
             str(error) if known else f"the map of the cluster is incomplete: {error!r}"
         ) from error
+
+    def map_is_old(self) -> None:
+        """Read the map of the cluster anew before the next command."""
+        self._initialize = True
+
+    async def node_of(self, key: str) -> tuple[str, int]:
+        """Host and port of the master that has a key. Raises RedisError or OSError."""
+        await self.initialize()
+        try:
+            node = self.nodes_manager.get_node_from_slot(self.keyslot(key))
+        except _BEYOND_REDIS_ERROR as error:
+            self.raise_known(error)
+        return node.host, int(node.port)
 
     def known_nodes(self) -> list[tuple[str, int]]:
         """Host and port of every node known, and of the configured ones."""

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from runqy_agent.broker.address import RedisAddress, resolve
 from runqy_agent.broker.cluster import AnyNode, ClusterClient
 from runqy_agent.broker.sentinel import Sentinels
-from runqy_agent.broker.steering import Guide, SteeredConnection, SteeredSSLConnection, Steering
+from runqy_agent.broker.steering import QUIET, Guide, SteeredConnection, SteeredSSLConnection, Steering
+from runqy_agent.broker.tracking import ClusterTracker, KeyTracker, PushParser, Tracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import Connection
 
 __all__ = ["REPLY_TIMEOUT", "Client", "Clients", "RedisAddress", "describe", "open_client", "resolve"]
 
 REPLY_TIMEOUT = 10.0
 """Seconds to wait for a reply, beyond the time a blocking command asked for."""
 CONNECT_SECONDS = 5.0
-MAX_CONNECTIONS = 1000
-"""For one client and server. One queue waits on one connection; redis-py's own limit is 100 since version 8."""
+FEW_CONNECTIONS = 2
+"""For what the loops do beside the hot path: one of them may wait for a slow reply while another goes on."""
 
 Client = Redis
 """What the broker works with. On a cluster it is a ``ClusterClient``, with the same methods where they are used."""
@@ -33,36 +41,81 @@ class Clients:
 
     def __init__(self) -> None:
         self._open: list[Client | ClusterClient] = []
-        self._subscribers: list[Client] = []
+        self._readers: list[Client] = []
         self._sentinels: list[Sentinels] = []
         self._steering: dict[RedisAddress, Steering] = {}
 
-    def open(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
+    def open(
+        self,
+        address: RedisAddress,
+        *,
+        reply_timeout: float = REPLY_TIMEOUT,
+        connections: int = FEW_CONNECTIONS,
+        **options: Any,
+    ) -> Client:
         """Make one more. It connects when it is first used, and never retries by itself: the loops decide that.
 
         Args:
             address: where to.
             reply_timeout: seconds to wait for a reply.
+            connections: how many it opens at most; commands wait for one of them. Without meaning on a cluster.
+            options: more for redis-py's connections. Without meaning on a cluster.
         """
         if address.is_cluster:
-            cluster = ClusterClient(address, reply_timeout=reply_timeout, name="runqy-agent")
+            cluster = ClusterClient(address, reply_timeout=reply_timeout)
             self._open.append(cluster)
             return cast("Client", cluster)
         if address not in self._steering:
             self._steering[address] = Steering(self._guide(address), self._leave)
-        return self._open_steered(address, self._steering[address], reply_timeout)
+        return self._open_steered(address, self._steering[address], reply_timeout, connections, **options)
 
     def open_subscriber(self, address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) -> Client:
         """Make one with a ``pubsub`` that works. On a cluster it connects to any node, after trouble to another one."""
         if address.is_cluster:
             cluster = next((client for client in self._open if isinstance(client, ClusterClient)), None)
-            return self._open_steered(address, Steering(AnyNode(address, cluster), self._leave), reply_timeout)
-        client = self.open(address, reply_timeout=reply_timeout)
-        self._subscribers.append(client)
+            steering = Steering(AnyNode(address, cluster), self._leave)
+            return self._open_steered(address, steering, reply_timeout, FEW_CONNECTIONS)
+        client = self.open(address, reply_timeout=reply_timeout)  # the second connection is for trying it
+        self._readers.append(client)
         return client
 
-    def _open_steered(self, address: RedisAddress, steering: Steering, reply_timeout: float) -> Client:
-        client = _steered(address, steering, reply_timeout)
+    def open_tracker(self, address: RedisAddress, on_change: Callable[[str], None]) -> Tracker:
+        """Make what tells of changes of keys; see ``tracking``."""
+
+        def open_node(node: tuple[str, int]) -> Client:
+            host, port = node
+            own = replace(address, host=host, port=port, seeds=())
+            client = self.open(own, connections=1, parser_class=PushParser)
+            self._readers.append(client)
+            return client
+
+        if not address.is_cluster:
+            return KeyTracker(open_node((address.host, address.port)), on_change)
+        cluster = next(client for client in self._open if isinstance(client, ClusterClient))
+        return ClusterTracker(cluster, open_node, on_change)
+
+    def _open_steered(
+        self, address: RedisAddress, steering: Steering, reply_timeout: float, connections: int, **options: Any
+    ) -> Client:
+        pool = FewConnections(
+            connections,
+            connection_class=SteeredSSLConnection if address.tls else SteeredConnection,
+            steering=steering,
+            host=address.host,
+            port=address.port,
+            db=address.db,
+            username=address.username or None,
+            password=address.password.reveal() if address.password else None,
+            socket_timeout=reply_timeout,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            encoding_errors="surrogateescape",  # an id that is not UTF-8 must survive the way back
+            **QUIET,
+            **address.tls_options(),
+            **options,
+        )
+        client = Redis.from_pool(pool)
         self._open.append(client)
         return client
 
@@ -91,11 +144,11 @@ class Clients:
     async def _leave(self, everything: bool) -> None:  # noqa: FBT001
         """Drop connections that lead to a server of the past: all, or those that would not notice by themselves.
 
-        Those in use are about to notice, when they write; those of subscribers never write.
+        Those in use are about to notice, when they write; some never write.
         """
         for client in self._open:
             if isinstance(client, Redis):
-                in_use = everything or client in self._subscribers
+                in_use = everything or client in self._readers
                 with suppress(RedisError, OSError):
                     await client.connection_pool.disconnect(inuse_connections=in_use)
 
@@ -105,7 +158,7 @@ class Clients:
             with suppress(RedisError, OSError, asyncio.TimeoutError):
                 await (client.end() if isinstance(client, ClusterClient) else client.aclose())
         self._open.clear()
-        self._subscribers.clear()
+        self._readers.clear()
         self._sentinels.clear()
         self._steering.clear()
 
@@ -115,27 +168,35 @@ def open_client(address: RedisAddress, *, reply_timeout: float = REPLY_TIMEOUT) 
     return Clients().open(address, reply_timeout=reply_timeout)
 
 
-def _steered(address: RedisAddress, steering: Steering, reply_timeout: float) -> Client:
-    client = Redis(
-        host=address.host,
-        port=address.port,
-        db=address.db,
-        username=address.username or None,
-        password=address.password.reveal() if address.password else None,
-        socket_timeout=reply_timeout,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=MAX_CONNECTIONS,
-        client_name="runqy-agent",
-        encoding_errors="surrogateescape",  # an id that is not UTF-8 must survive the way back
-        ssl=address.tls,
-        **address.tls_options(),
-    )
-    pool = client.connection_pool
-    pool.connection_class = SteeredSSLConnection if address.tls else SteeredConnection
-    pool.connection_kwargs["steering"] = steering
-    return client
+class FewConnections(ConnectionPool):
+    """A pool whose users wait for each other when all its connections are in use."""
+
+    def __init__(self, size: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._free = asyncio.Semaphore(size)
+
+    async def get_connection(self, *args: Any, **options: Any) -> Connection:
+        """Take one, or wait for one; ``release`` must follow.
+
+        Raises:
+            redis.exceptions.ConnectionError: none became free within the time that a reply may take.
+        """
+        try:
+            await asyncio.wait_for(self._free.acquire(), REPLY_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise RedisConnectionError(f"all connections waited for replies for {REPLY_TIMEOUT:g} s") from None
+        try:
+            return cast("Connection", await super().get_connection(*args, **options))  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def release(self, connection: Any) -> None:
+        """Give one back."""
+        try:
+            await super().release(connection)
+        finally:
+            self._free.release()
 
 
 def describe(error: BaseException) -> str:

@@ -35,8 +35,6 @@ class QueueKeys:
         task_prefix: a task's hash is this followed by its id.
         group_prefix: a group's sorted set is this followed by the group's name; empty where there are no groups.
         probe: a key of no meaning, to try commands on.
-        watchers: the two places from which pending is watched.
-        turn: the list that the other workers wait on.
     """
 
     def __init__(self, queue: str, layout: Layout = "asynq") -> None:
@@ -56,9 +54,6 @@ class QueueKeys:
         self.task_prefix = LOOKUP_PREFIX if flat else base + "t:"
         self.group_prefix = "" if flat else base + "g:"
         self.probe = base + "probe"
-        # Not part of asynq's layout: who watches the pending list (see watch.py). They expire by themselves.
-        self.watchers = (base + "watcher:1", base + "watcher:2")
-        self.turn = base + "turn"
 
     def task(self, task_id: str) -> str:
         """The hash of one task."""
@@ -95,6 +90,28 @@ def utc_day(now: float) -> str:
 @lru_cache(maxsize=4)
 def _day(number: int) -> str:
     return datetime.fromtimestamp(number * 86400, tz=timezone.utc).strftime("%Y-%m-%d")
+
+
+def watch_slots(layout: Layout = "asynq") -> str:
+    """The hash that says which workers watch which queue; see watch.py. It expires by itself.
+
+    Not part of asynq's layout. All keys about watching share one slot of a cluster, whatever queues they are about.
+    """
+    return _watch(layout) + "slots"
+
+
+def watcher_alive(who: str, layout: Layout = "asynq") -> str:
+    """The key that exists while a watcher does."""
+    return f"{_watch(layout)}alive:{who}"
+
+
+def wakeup(queue: str, layout: Layout = "asynq") -> str:
+    """The list that workers wait on which do not watch a queue."""
+    return f"{_watch(layout)}wakeup:{queue}"
+
+
+def _watch(layout: Layout) -> str:
+    return "asynq:watch:" if layout == "flat" else "asynq:{watch}:"
 
 
 def server(instance: str) -> str:

@@ -13,6 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from runqy_agent.broker.steering import QUIET
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -50,6 +52,7 @@ class Sentinels:
                 socket_connect_timeout=ASK_SECONDS,
                 retry=Retry(NoBackoff(), 0),
                 ssl=address.tls,
+                **QUIET,
                 **address.tls_options(),
             )
             for host, port in sentinel.nodes

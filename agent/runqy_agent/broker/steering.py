@@ -6,11 +6,12 @@ then no longer what it was: the sentinels know better, a name or a virtual IP ha
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, NoPermissionError, ReadOnlyError, ResponseError
 
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLIENT_NAME = "runqy-agent"
+"""What a connection is called in CLIENT LIST, where the server permits to name it."""
+_DRIVER = (
+    ("driver_info",)
+    if "driver_info" in inspect.signature(AbstractConnection).parameters
+    else ("lib_name", "lib_version")
+)
+QUIET: dict[str, Any] = {"protocol": 2, **dict.fromkeys(_DRIVER)}
+"""Options for connections that send nothing the worker could do without: old and filtered servers know neither HELLO
+nor CLIENT SETINFO, and a refusal of the latter would stand in the server's log of refusals."""
 LEAVE_SECONDS = 1.0
 """At most once in this time: every connection in use brings the news by itself."""
 
@@ -38,6 +49,7 @@ class Steering:
 
     Attributes:
         guide: says where to connect to; without one it is always the same host and port.
+        nameless: the server does not let connections be named.
     """
 
     def __init__(self, guide: Guide | None, leave: Callable[[bool], Awaitable[None]]) -> None:
@@ -48,6 +60,7 @@ class Steering:
             leave: closes connections: all of them (True), or those that would not notice a change by themselves.
         """
         self.guide = guide
+        self.nameless = False
         self._leave = leave
         self._last: tuple[str, int] | None = None
         self._left_at = float("-inf")
@@ -107,8 +120,21 @@ class SteeredConnection(Connection):
         if found is not None:
             self.host, self.port = found
         await super().connect()  # type: ignore[no-untyped-call]
+        if not self._steering.nameless:
+            await self._tell_name()
         if self._steering.guide is not None and self._steering.guide.checks_role:
             await self._insist_on_master()
+
+    async def _tell_name(self) -> None:
+        """It only helps people who look at the list of clients, so it may be refused."""
+        try:
+            await self.send_command("CLIENT", "SETNAME", CLIENT_NAME, check_health=False)
+            await self.read_response()
+        except ResponseError:
+            self._steering.nameless = True
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
 
     async def _insist_on_master(self) -> None:
         """A sentinel that has not heard of a fail-over sends us to what is a replica now."""

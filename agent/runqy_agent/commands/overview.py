@@ -32,6 +32,7 @@ def host_overview(status: Status) -> str:
         ("ended", ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in status["tasks"].items())),
         ("Redis", _redis(status["redis"], now)),
     ]
+    rows += [("  fallback", text) for text in status["redis"].get("fallbacks", ())]
     if remark := clock_remark(status):
         rows.append(("clock", remark))
     if (status.get("redeploy") or {}).get("running"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from runqy_agent.broker.existing import queues_with
 from runqy_agent.loops.loop import PeriodicLoop, for_each
 
 if TYPE_CHECKING:
@@ -30,4 +31,4 @@ class Forwarder(PeriodicLoop):
 
     async def round(self) -> None:
         """All queues once."""
-        await for_each(self.queues, self._broker.forward)
+        await for_each(await queues_with(self._broker, self.queues, "scheduled", "retry"), self._broker.forward)

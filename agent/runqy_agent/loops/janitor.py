@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
+from runqy_agent.broker.existing import queues_with
 from runqy_agent.loops.loop import PeriodicLoop, for_each
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ class Janitor(PeriodicLoop):
 
     async def round(self) -> None:
         """All queues once."""
-        await for_each(self.queues, self._clean)
+        parts = ("completed", "archived") if self._archives_are_due else ("completed",)
+        await for_each(await queues_with(self._broker, self.queues, *parts), self._clean)
         self._rounds += 1
+
+    @property
+    def _archives_are_due(self) -> bool:
+        return self._rounds % ARCHIVE_EVERY == 0
 
     async def _clean(self, queue: str) -> None:
         while await self._broker.expire_completed(queue, BATCH) == BATCH:
             pass
-        if self._rounds % ARCHIVE_EVERY == 0:
+        if self._archives_are_due:
             await self._look_through_archive(queue)
 
     async def _look_through_archive(self, queue: str) -> None:

@@ -261,6 +261,8 @@ class Processor(Loop):
         for queue, route in self._routes.items():
             if not room or not route.runner.ready:
                 route.rest()
+            else:
+                route.resume()
             take = min(shares.get(queue, 0), MOST_AT_ONCE)
             if (route.settled or take) and route.not_before <= now:
                 requests.append(Exchange(queue, route.settled, take))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from runqy_agent.broker.broker import LEASE_SECONDS
 from runqy_agent.broker.exchange import Exchange
+from runqy_agent.broker.existing import queues_with
 from runqy_agent.broker.settle import LEASE_EXPIRED
 from runqy_agent.loops.loop import PeriodicLoop, for_each
 from runqy_agent.outcome import Failure, Outcome, Unstarted
@@ -57,7 +58,8 @@ class Recoverer(PeriodicLoop):
     async def round(self) -> None:
         """All queues once."""
         policies = self.policies
-        await for_each(policies, lambda queue: self._look_after(queue, policies[queue]))
+        held = await queues_with(self._broker, policies, "active", "lease")
+        await for_each(held, lambda queue: self._look_after(queue, policies[queue]))
 
     async def _look_after(self, queue: str, policy: Policy) -> None:
         adopted = await self._broker.adopt(queue)

@@ -64,6 +64,11 @@ class Route:
         if self.listener is not None:
             self.listener.rest()
 
+    def resume(self) -> None:
+        """There is room for tasks of this queue."""
+        if self.listener is not None:
+            self.listener.resume()
+
     def too_late(self, now: float) -> list[TakenTask]:
         """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in monotonic seconds."""
         return [settled.task for settled in self.settled if settled.task.lease_ends <= now]

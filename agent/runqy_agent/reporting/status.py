@@ -78,11 +78,13 @@ class RedisStatus(TypedDict):
         address: without user and password; "" before it is known.
         last_beat: when Redis took the last heartbeat, unix seconds.
         error: what was wrong with the last attempt, "" for nothing.
+        fallbacks: what the worker does without, because this Redis does not have or permit it; a sentence for each.
     """
 
     address: str
     last_beat: float | None
     error: str
+    fallbacks: list[str]
 
 
 class Status(TypedDict):
@@ -127,6 +129,7 @@ def describe_worker(
     *,
     clock: Clock,
     redis: str,
+    fallbacks: Sequence[str],
     config: str,
 ) -> Status:
     """Put it together.
@@ -138,6 +141,7 @@ def describe_worker(
         progress: of redeploying; None where there is nothing to deploy.
         clock: to tell when things were.
         redis: the address of Redis, without user and password; "" before it is known.
+        fallbacks: what the worker does without; a sentence for each.
         config: the path of the configuration; "" for none.
     """
     shown = clock.shown
@@ -160,6 +164,7 @@ def describe_worker(
             "address": redis,
             "last_beat": None if last_beat is None else shown(last_beat),
             "error": heartbeat.trouble if heartbeat else "",
+            "fallbacks": list(fallbacks),
         },
         "clock_offset": state.clock_offset,
         "config": config,

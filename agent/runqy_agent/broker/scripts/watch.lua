@@ -1,21 +1,41 @@
--- watch: take one of the two places from which the pending list of a queue is watched, or keep it for longer.
--- KEYS: [1] first place, [2] second place, [3] turn, [4] paused
--- ARGV: [1] who asks, [2] how long a place is kept (ms), [3] how long a turn is kept (ms)
--- Returns: the place (1 or 2; 0: both are taken by others), paused (1 or 0).
-redis.call('PEXPIRE', KEYS[3], ARGV[3]) -- a first write that a full Redis does not refuse, so it refuses none here
-local paused = redis.call('EXISTS', KEYS[4])
-for place = 1, 2 do
-  local holder = redis.call('GET', KEYS[place])
-  if not holder or holder == ARGV[1] then
-    redis.call('SET', KEYS[place], ARGV[1], 'PX', ARGV[2])
-    if place == 1 and redis.call('GET', KEYS[2]) == ARGV[1] then
-      redis.call('DEL', KEYS[2])
-      if redis.call('EXISTS', KEYS[3]) == 0 then
-        redis.call('RPUSH', KEYS[3], 'place')
-        redis.call('PEXPIRE', KEYS[3], ARGV[3])
-      end
-    end
-    return { place, paused }
+-- watch: take slots from which queues are watched where nobody alive has them, or keep them.
+-- KEYS: [1] slots, a hash: '1:<queue>' and '2:<queue>' to who has it, [2] this worker's sign of life
+-- ARGV: [1] who asks, [2] what signs of life are called before the who, [3] how long this one is kept (ms),
+--       [4] how long the hash is kept (ms), then the queues
+-- Returns: for each queue the slot (1 or 2; 0: others have both).
+redis.call('PEXPIRE', KEYS[1], ARGV[4]) -- a first write that a full Redis does not refuse, so it refuses none here
+redis.call('SET', KEYS[2], '', 'PX', ARGV[3])
+if #ARGV == 4 then return {} end
+local me, known = ARGV[1], { [ARGV[1]] = true }
+local function is_taken(who)
+  if who and known[who] == nil then known[who] = redis.call('EXISTS', ARGV[2] .. who) == 1 end
+  return who and who ~= me and known[who]
+end
+local fields = {}
+for at = 5, #ARGV do
+  fields[#fields + 1] = '1:' .. ARGV[at]
+  fields[#fields + 1] = '2:' .. ARGV[at]
+end
+local holders = redis.call('HMGET', KEYS[1], unpack(fields))
+local numbers, taken, left = {}, {}, {}
+for at = 1, #fields, 2 do
+  local number = 0
+  if not is_taken(holders[at]) then
+    number = 1
+    if holders[at + 1] == me then left[#left + 1] = fields[at + 1] end
+  elseif not is_taken(holders[at + 1]) then
+    number = 2
+  end
+  numbers[#numbers + 1] = number
+  local slot = at + number - 1
+  if number > 0 and holders[slot] ~= me then
+    taken[#taken + 1] = fields[slot]
+    taken[#taken + 1] = me
   end
 end
-return { 0, paused }
+if #left > 0 then redis.call('HDEL', KEYS[1], unpack(left)) end
+if #taken > 0 then
+  redis.call('HSET', KEYS[1], unpack(taken))
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+return numbers
