@@ -8,6 +8,7 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
+from runqy_agent.child_environment import is_secret, passed
 from runqy_agent.process.command import Command, split_command
 from runqy_agent.process.environment import process_environment
 from runqy_agent.process.gpus import find_gpus
@@ -67,7 +68,9 @@ class Launcher:
         command = Command(
             argv=split_command(deployment.startup_cmd, release.python),
             cwd=release.code_dir,
-            env=process_environment(release.environment, deployment.env_vars, registration.vaults),
+            env=process_environment(
+                release.environment, deployment.env_vars, registration.vaults, passed=self._passed(registration)
+            ),
             startup_timeout=deployment.startup_timeout_secs,
             max_message_bytes=self._config.worker.max_message_bytes,
             label=registration.queue.name,
@@ -78,10 +81,19 @@ class Launcher:
         each = [command.on_gpu(gpu) for gpu in self._gpus] or [command]
         return each * self._config.worker.processes
 
+    def _passed(self, registration: Registration) -> dict[str, str]:
+        """What the operator lets the process have of the agent's environment. None of the agent's secrets is in it."""
+        secrets = [*self._config.secrets(), registration.redis.password.reveal()]
+        if registration.git_token:
+            secrets.append(registration.git_token.reveal())
+        found = passed(self._config.deployment.pass_env, secrets)
+        self._redactor.add(value for name, value in found.items() if is_secret(name))
+        return found
+
     def fingerprint(self, registration: Registration) -> str:
         """Tells apart the ways of starting the same code. Variables may be secrets: it tells nothing about them."""
         deployment = registration.deployment
         how = [deployment.startup_cmd, deployment.mode, deployment.startup_timeout_secs]
-        text = json.dumps([*how, deployment.env_vars, registration.vaults], sort_keys=True)
+        text = json.dumps([*how, deployment.env_vars, registration.vaults, self._passed(registration)], sort_keys=True)
         key = self._config.server.api_key
         return hmac.new(key.reveal().encode() if key else b"", text.encode(), hashlib.sha256).hexdigest()

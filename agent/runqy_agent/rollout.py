@@ -11,11 +11,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runqy_agent.deployment import Deployer, Release, Source
+from runqy_agent.deployment import Bounds, Deployer, Release, Source
 from runqy_agent.errors import DeploymentError, ProcessNotReadyError, RunqyAgentError
 from runqy_agent.in_service import Progress, Result, Service
 from runqy_agent.launcher import Launcher
-from runqy_agent.process.environment import refused_names
+from runqy_agent.process.vault_names import refused_names
 from runqy_agent.registration import register
 from runqy_agent.side_by_side import all_or_none
 
@@ -51,6 +51,7 @@ class Rollout:
         self._clock = clock
         self._redactor = redactor
         self._deployer = Deployer(config.deployment, config.git)
+        self._bounds = Bounds(config.deployment)
         self._services: list[Service] = []
         self._background: set[asyncio.Task[None]] = set()
         self._again = False
@@ -65,12 +66,21 @@ class Rollout:
             By parent queue who will run its tasks; not started yet.
 
         Raises:
+            NotAllowedError: the operator of this host does not allow what one of them asks for; nothing is fetched.
             DeploymentError: one of them cannot be deployed, and nothing of it can stand in.
         """
+        for registration in registrations:
+            self._check_bounds(registration)
         await self._launcher.look_for_gpus()
         services = [self._prepare(registration) for registration in registrations]
         self._services = await all_or_none(services)
         return {service.name: service.runner for service in self._services}
+
+    def _check_bounds(self, registration: Registration) -> None:
+        """Raise NotAllowedError unless the operator of this host allows what the server asks for."""
+        deployment = registration.deployment
+        self._bounds.check_repository(deployment.git_url)
+        self._bounds.check_command(deployment.startup_cmd, deployment.env_vars, refused_names)
 
     async def _prepare(self, registration: Registration) -> Service:
         name = registration.queue.name
@@ -216,6 +226,7 @@ class Rollout:
             name = registration.queue.name
             raise DeploymentError(f"the server answers for another queue, {name}: restart the worker to serve that")
         service.answer = registration
+        self._check_bounds(registration)
         mode = registration.deployment.mode
         if mode != service.registration.deployment.mode:
             raise DeploymentError(f"the mode is {mode} now: restart the worker to change it")

@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
+from runqy_agent.child_environment import PROCESS, inherit, secrets_in
 from runqy_agent.errors import ExitCode, RunqyAgentError
 from runqy_agent.redaction import Redactor
 from runqy_agent.reporting.logs import configure_logging
@@ -35,8 +36,7 @@ def run_service(config: Config, reread: Callable[[], Config] | None = None) -> i
         The exit code; what went wrong is the last thing in the log.
     """
     redactor = Redactor()
-    known = (config.server.api_key, config.git.token, config.redis.password, config.redis.sentinel.password)
-    redactor.add(secret.reveal() for secret in known if secret)
+    redactor.add([*config.secrets(), *secrets_in(inherit(PROCESS))])
     configure_logging(config.log, redactor)
     log.info("runqy-agent %s", __version__)
     for warning in config.warnings:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fuzz.mutation import altered, cases, mutated
 from registration_kit import answer
 from runqy_agent.errors import RegistrationError
-from runqy_agent.process.environment import process_environment, refused_names
+from runqy_agent.process.environment import process_environment
+from runqy_agent.process.vault_names import refused_names
 from runqy_agent.registration import Registration, read_answer, route
 
 SECRETS = {"password": "r3dis-hush-1", "vault": "vault-hush-22", "token": "token-hush-333"}

@@ -16,9 +16,9 @@ import pytest
 
 from deployment_kit import spy_on
 from git_http_server import git_server
+from runqy_agent.child_environment import PROCESS
 from runqy_agent.demo.redis_server import RedisServer, free_port
 from runqy_agent.errors import ExitCode
-from runqy_agent.process.environment import INHERITED, INHERITED_PREFIXES
 from stage import Stage, until
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def test_the_process_finds_exactly_the_allowed_environment(place: Place) -> None
     own = {"PLAIN", "QUOTED", "LINES", "MODEL", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "VIRTUAL_ENV"}
     mark = {"SUPERVISED_PROCESS_ID"}  # see process/descendants.py
     assert own <= names
-    assert [name for name in names - own - mark - INHERITED if not name.startswith(INHERITED_PREFIXES)] == []
+    assert [name for name in names - own - mark if name not in PROCESS] == []
 
 
 @pytest.mark.parametrize(

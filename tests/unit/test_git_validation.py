@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runqy_agent.config.settings import GitSettings, Secret
-from runqy_agent.deployment.commands import child_environment, last_lines, redact
+from runqy_agent.deployment.commands import last_lines, redact
 from runqy_agent.deployment.git_access import OPTIONS, prepare_access
 from runqy_agent.deployment.releases import directory_name
 from runqy_agent.deployment.source import (
@@ -265,11 +265,6 @@ def test_ssh_checks_host_keys_and_never_asks(tmp_path: Path) -> None:
     assert "100%% known" in command
     with pytest.raises(GitError, match=r"git\.ssh_key"):
         prepare_access(location, GitSettings(ssh_key=str(tmp_path / "none")), None, tmp_path)
-
-
-def test_children_get_no_agent_variables() -> None:
-    base = {"PATH": "/bin", "RUNQY_API_KEY": "x", "PYTHONPATH": "x", "VIRTUAL_ENV": "x", "NOTIFY_SOCKET": "x"}
-    assert child_environment(base) == {"PATH": "/bin"}
 
 
 def test_output_is_redacted() -> None:

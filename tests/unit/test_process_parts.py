@@ -11,9 +11,10 @@ from runqy_agent.config.duration import Duration
 from runqy_agent.config.settings import RecoverySettings
 from runqy_agent.errors import DeploymentError
 from runqy_agent.process.command import split_command
-from runqy_agent.process.environment import process_environment, refused_names
+from runqy_agent.process.environment import process_environment
 from runqy_agent.process.recovery import JITTER, Recovery
 from runqy_agent.process.runner import BaseRunner, InFlight
+from runqy_agent.process.vault_names import refused_names
 from set_clock import SetClock
 from task_kit import NOW, taken
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runqy_agent.process.environment import process_environment, refused_names
+from runqy_agent.process.environment import process_environment
+from runqy_agent.process.vault_names import refused_names
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from runqy_agent.config.address import is_loopback, parse_address, parse_addresses
 from runqy_agent.config.duration import format_duration
+from runqy_agent.config.patterns import CommandPattern, RepositoryPattern, pattern_problem, variable_problem
 
 if TYPE_CHECKING:
     from runqy_agent.config.settings import Config, Secret
@@ -26,6 +27,7 @@ def check(config: Config, given: dict[str, Given], findings: Findings, *, server
     if server_required:
         checks.required()
     checks.server()
+    checks.patterns()
     checks.queues()
     checks.files()
     checks.redis()
@@ -108,6 +110,20 @@ class _Checks:
             if file and not Path(file).is_file():
                 hint = "; ~ is not expanded, write ${HOME}" if file.startswith("~") else ""
                 self.problem(path, f"{file} is not an existing file{hint}")
+
+    def patterns(self) -> None:
+        deployment = self.config.deployment
+        for name in deployment.pass_env:
+            if problem := variable_problem(name):
+                self.problem("deployment.pass_env", problem)
+        kinds: dict[str, type[RepositoryPattern | CommandPattern]] = {
+            "allowed_repositories": RepositoryPattern,
+            "allowed_commands": CommandPattern,
+        }
+        for key, kind in kinds.items():
+            for pattern in getattr(deployment, key):
+                if problem := pattern_problem(kind, pattern):
+                    self.problem(f"deployment.{key}", f"found {pattern!r}: {problem}")
 
     def redis(self) -> None:
         redis = self.config.redis

@@ -93,6 +93,9 @@ class DeploymentSettings(Section):
     keep_releases: Positive = 3
     offline: bool = False
     find_links: list[str] = field(default_factory=list)
+    pass_env: list[str] = field(default_factory=list)
+    allowed_repositories: list[str] = field(default_factory=list)
+    allowed_commands: list[str] = field(default_factory=list)
 
 
 class GitSettings(Section):
@@ -189,6 +192,11 @@ class Config(Struct, kw_only=True, forbid_unknown_fields=True):
     log: LogSettings = field(default_factory=LogSettings)
     warnings: list[str] = field(default_factory=list)
     path: str = ""
+
+    def secrets(self) -> list[str]:
+        """Every secret that the settings hold, for redaction and comparison only."""
+        held = (self.server.api_key, self.git.token, self.redis.password, self.redis.sentinel.password)
+        return [secret.reveal() for secret in held if secret]
 
     def queues(self) -> list[str]:
         """The configured queue names, in order, each once."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runqy_agent.child_environment import secrets_in
 from runqy_agent.deployment.files import advice_on_output
 
 if TYPE_CHECKING:
@@ -31,22 +32,6 @@ _TERM_GRACE = 2.0
 _WHITE_SPACE = re.compile(rb"\s")
 _USERINFO = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
 
-# What belongs to the agent or its own interpreter and would mislead, or be stolen by, a child.
-_AGENT_ONLY = frozenset(
-    {
-        "CREDENTIALS_DIRECTORY",
-        "LISTEN_FDNAMES",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "NOTIFY_SOCKET",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "VIRTUAL_ENV",
-        "WATCHDOG_PID",
-        "WATCHDOG_USEC",
-    }
-)
-
 
 @dataclass(frozen=True)
 class Command:
@@ -59,7 +44,7 @@ class Command:
         error: what a failure is raised as.
         seconds: how long it may take.
         cwd: where it runs; the agent's own directory when None.
-        secrets: values that are blanked in everything kept of its output.
+        secrets: values that are blanked in everything kept of its output, besides passwords in URLs of ``env``.
         keep: bytes kept of the end of stdout and of stderr.
     """
 
@@ -97,11 +82,12 @@ async def run(command: Command) -> str:
         raise command.error(
             f"{command.purpose} failed: {command.argv[0]} cannot be started: {refused.strerror}"
         ) from refused
+    secrets = (*command.secrets, *secrets_in(command.env))
     try:
         stdout, stderr, code = await asyncio.wait_for(
             asyncio.gather(
-                _tail(process.stdout, command.keep, command.secrets),
-                _tail(process.stderr, command.keep, command.secrets),
+                _tail(process.stdout, command.keep, secrets),
+                _tail(process.stderr, command.keep, secrets),
                 process.wait(),
             ),
             command.seconds,
@@ -114,7 +100,7 @@ async def run(command: Command) -> str:
     except BaseException:
         await _end_group(process)
         raise
-    out, err = (redact(raw.decode(errors="replace"), command.secrets) for raw in (stdout, stderr))
+    out, err = (redact(raw.decode(errors="replace"), secrets) for raw in (stdout, stderr))
     for line in err.splitlines():
         log.debug("%s: %s", command.name, line)
     if code != 0:
@@ -124,12 +110,6 @@ async def run(command: Command) -> str:
             f"{last_lines(err or out) or 'no message'}{advice_on_output(err + out)}"
         )
     return out
-
-
-def child_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The agent's environment for a child: without ``RUNQY_*`` and what concerns only the agent's own process."""
-    source = os.environ if base is None else base
-    return {name: value for name, value in source.items() if not name.startswith("RUNQY_") and name not in _AGENT_ONLY}
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

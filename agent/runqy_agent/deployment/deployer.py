@@ -10,29 +10,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runqy_agent.deployment.bounds import Bounds
 from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
 from runqy_agent.deployment.dependencies import find_dependencies
 from runqy_agent.deployment.environment import EnvironmentStore, build_environment, plan_environment
 from runqy_agent.deployment.files import explain, locked, remove_tree
 from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError
-from runqy_agent.deployment.git_access import prepare_access
+from runqy_agent.deployment.git_access import NO_REDIRECTS, prepare_access
 from runqy_agent.deployment.holds import hold
 from runqy_agent.deployment.in_flight import InFlight
 from runqy_agent.deployment.interpreter import find_python
 from runqy_agent.deployment.refusals import Refusals
-from runqy_agent.deployment.release import Release
 from runqy_agent.deployment.releases import ReleaseRecord, ReleaseStore, StoredRelease, every_release
 from runqy_agent.deployment.source import Source, check_branch, check_code_path, is_full_commit, parse_location
 from runqy_agent.deployment.staging import check_out
 from runqy_agent.deployment.tools import Tools
-from runqy_agent.errors import DeploymentError, GitError
+from runqy_agent.deployment.usable import UsableReleases
+from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from runqy_agent.config.settings import DeploymentSettings, GitSettings, Secret
     from runqy_agent.deployment.environment import EnvironmentPlan
     from runqy_agent.deployment.interpreter import Interpreter
+    from runqy_agent.deployment.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,10 @@ class Deployer:
     def __init__(self, settings: DeploymentSettings, git: GitSettings) -> None:
         self._settings = settings
         self._git = git
+        self._bounds = Bounds(settings)
         self._root = Path(settings.dir).expanduser().resolve()
         self._environments = EnvironmentStore(self._root / "environments")
+        self._usable = UsableReleases(self._root, self._environments)
         self._tools = Tools(self._root / "tools")
         self._asking: InFlight[Resolved] = InFlight()
         self._cleaned = False
@@ -87,15 +89,19 @@ class Deployer:
             The release. Nobody removes it before it is let go.
 
         Raises:
+            NotAllowedError: the operator does not allow the repository.
             GitError: the source is malformed or does not exist, or cannot be fetched and no release can stand in.
             EnvironmentBuildError: there is no fit interpreter, or the dependencies cannot be installed.
             DeploymentError: the deployment directory cannot be used.
         """
+        self._bounds.check_repository(source.git_url)
         location = parse_location(source.git_url)
         source = Source(location.url, check_branch(source.branch), check_code_path(source.code_path))
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             access = prepare_access(location, self._git, git_token, self._root)
+            if self._bounds.of_repositories:
+                access = replace(access, options=(*access.options, *NO_REDIRECTS))
             repository = Repository(self._root / "repositories" / _repository_name(location.url), access)
             key = (location.url, source.branch, access.secrets)
             asking = self._asking.ask(key, lambda: repository.resolve(source.branch))
@@ -106,7 +112,7 @@ class Deployer:
             if isinstance(interpreter, BaseException):
                 raise interpreter
             if isinstance(resolved, UnreachableError | MissingRefError):
-                return self._stand_in(queue, source, resolved)
+                return self._usable.stand_in(queue, source, resolved)
             if isinstance(resolved, BaseException):
                 raise resolved
         except OSError as failed:
@@ -114,15 +120,8 @@ class Deployer:
         return await self._prepare(_Order(queue, source, resolved, interpreter), repository)
 
     def standing(self, queue: str, source: Source) -> Release | None:
-        """What can serve when new code cannot: the current release, else the previous, else the newest usable one.
-
-        It is of the same repository, but maybe of another branch or path. Like ``prepare``, this holds it.
-        """
-        try:
-            git_url = parse_location(source.git_url).url
-        except GitError:
-            return None
-        return self._standing(queue, lambda record: record.git_url == git_url)
+        """What can serve when new code cannot: see ``UsableReleases.standing``."""
+        return self._usable.standing(queue, source)
 
     def let_go(self, release: Release) -> None:
         """Say that nothing runs from this release any more, so that it may be removed."""
@@ -183,7 +182,7 @@ class Deployer:
                 return await self._renew(order, store, repository)
         except (UnreachableError, MissingRefError) as unreadable:
             unreadable.commit = unreadable.commit or order.commit
-            return self._stand_in(order.queue, order.source, unreadable)
+            return self._usable.stand_in(order.queue, order.source, unreadable)
         except DeploymentError as failed:
             failed.commit = failed.commit or order.commit
             raise
@@ -253,61 +252,11 @@ class Deployer:
         plan = self._plan(stored.code, record.commit, order)
         return plan if plan.key == record.environment else None
 
-    def _stand_in(self, queue: str, source: Source, reason: GitError) -> Release:
-        """The release of the very same source, where the repository cannot be read."""
-
-        def is_same(record: ReleaseRecord) -> bool:
-            asked = (source.git_url, source.branch, source.code_path)
-            return (record.git_url, record.branch, record.code_path) == asked
-
-        release = self._standing(queue, is_same)
-        if release is None:
-            raise reason
-        log.warning("starting the queue %s with commit %s, maybe stale: %s", queue, release.commit[:12], reason)
-        wanted = "" if reason.commit == release.commit else reason.commit
-        return replace(release, stale=True, stale_reason=str(reason), wanted=wanted)
-
-    def _standing(self, queue: str, is_fit: Callable[[ReleaseRecord], bool]) -> Release | None:
-        store = ReleaseStore(self._root, queue)
-        try:
-            linked = [release for release in (store.current(), store.previous()) if release]
-            refused = {refusal.release for refusal in Refusals(store.home).all()}
-            others = [release for release in store.all() if release.path.name not in refused]
-            for stored in (*linked, *others):
-                if is_fit(stored.record) and (release := self._hold(queue, stored, stored.record.branch)):
-                    return release
-        except OSError as failed:
-            log.warning("no earlier release of the queue %s can be found: %s", queue, failed)
-        return None
-
     def _held(self, order: _Order, stored: StoredRelease) -> Release | None:
-        return self._hold(order.queue, stored, order.source.branch)
-
-    def _hold(self, queue: str, stored: StoredRelease, branch: str) -> Release | None:
-        """The release, held; None if it cannot be used (any more)."""
-        held = hold(stored.path)
-        if held is None:
-            return None
-        if not self._is_usable(stored.record):  # looked at only now: what is held keeps its environment
-            held.close()
-            return None
-        environment = self._environments.path(stored.record.environment)
-        return Release(
-            queue=queue,
-            commit=stored.record.commit,
-            branch=branch,
-            root=stored.code,
-            code_dir=stored.code / stored.record.code_path,
-            environment=environment,
-            python=environment / "bin" / "python",
-            hold=held,
-        )
-
-    def _is_usable(self, record: ReleaseRecord) -> bool:
-        return self._environments.is_usable(record.environment)
+        return self._usable.hold(order.queue, stored, order.source.branch)
 
     def _prune(self, store: ReleaseStore) -> None:
-        store.prune(self._settings.keep_releases, self._is_usable)
+        store.prune(self._settings.keep_releases, self._usable.is_usable)
         left = list(every_release(self._root))
         self._environments.prune(record.environment for record in left)
         repositories = {_repository_name(record.git_url) for record in left}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runqy_agent.deployment.commands import Command, child_environment, run
+from runqy_agent.child_environment import BUILD, NO_PROMPTS, inherit
+from runqy_agent.deployment.commands import Command, run
 from runqy_agent.deployment.dependencies import EXACT
 from runqy_agent.deployment.files import advice_on_space, flush, remove_tree, write_atomically
 from runqy_agent.errors import EnvironmentBuildError
@@ -155,7 +156,8 @@ class _Builder:
         else:
             self._empty = all(line.startswith("--") or not line.strip() for line in packages)
         self._uv = shutil.which("uv")
-        self._env = child_environment() | {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+        self._env = inherit(BUILD) | NO_PROMPTS
+        self._env |= {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         if plan.offline:
             self._env |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
 

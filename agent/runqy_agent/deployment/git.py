@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.deployment.commands import Command, run
 from runqy_agent.deployment.files import remove_tree
-from runqy_agent.deployment.git_access import OPTIONS
 from runqy_agent.deployment.source import is_full_commit, may_be_abbreviated_commit
 from runqy_agent.errors import GitError
 
@@ -185,7 +184,7 @@ class Repository:
             await asyncio.to_thread(remove_tree, self._path)
         if not await asyncio.to_thread(_is_repository, self._path):
             await asyncio.to_thread(remove_tree, self._path)
-            command = [*("git", *OPTIONS), *("init", "--quiet", "--bare", "--template=", str(self._path))]
+            command = [*("git", *self._access.options), *("init", "--quiet", "--bare", "--template=", str(self._path))]
             await self._run(command, f"creating {self._path}", _LOCAL_SECONDS)
         await asyncio.to_thread(remove_stale_locks, self._path)
         await self._git("config", "remote.origin.url", self._url, purpose=f"configuring {self._path}")
@@ -204,7 +203,8 @@ class Repository:
         return out.split()[-1]
 
     async def _list_refs(self, *patterns: str) -> dict[str, str]:
-        command = ["git", *OPTIONS, "ls-remote", *(() if patterns else ("--heads", "--tags")), "--", self._url]
+        kinds = () if patterns else ("--heads", "--tags")
+        command = ["git", *self._access.options, "ls-remote", *kinds, "--", self._url]
         out = await self._run([*command, *patterns], f"asking {self._url} for its branches", _ASK_SECONDS, _REFS_BYTES)
         pairs = (line.split("\t", 1) for line in out.splitlines() if "\t" in line)
         return {name: commit for commit, name in pairs}
@@ -218,7 +218,7 @@ class Repository:
     async def _git(
         self, *arguments: str, purpose: str, seconds: float = _LOCAL_SECONDS, env: dict[str, str] | None = None
     ) -> str:
-        command = ["git", f"--git-dir={self._path}", *OPTIONS, *arguments]
+        command = ["git", f"--git-dir={self._path}", *self._access.options, *arguments]
         return await self._run(command, purpose, seconds, env=env)
 
     async def _run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from runqy_agent.deployment.commands import child_environment
+from runqy_agent.child_environment import GIT, NO_PROMPTS, inherit
 from runqy_agent.deployment.files import write_atomically
 from runqy_agent.deployment.source import DEFAULT_USERNAME
 from runqy_agent.errors import GitError
@@ -32,6 +32,8 @@ OPTIONS = (
     *("-c", "http.lowSpeedTime=60"),
 )
 """Options of every git command."""
+NO_REDIRECTS = ("-c", "http.followRedirects=false")
+"""Options where the repository is bounded: a server may not lead elsewhere."""
 
 # Git answers a redirect to another host by asking for that host's password. So the prompt is compared with the
 # origin the token is meant for; LC_ALL=C keeps the prompts in English.
@@ -44,7 +46,6 @@ case $1 in
 *) exit 1 ;;
 esac
 """
-_KEPT_PREFIXES = ("GIT_SSL_", "GIT_PROXY_", "GIT_HTTP_", "GIT_CONFIG_", "GIT_EXEC_PATH")
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ class GitAccess:
         location: the repository.
         env: the whole environment of a git command.
         secrets: what must be blanked in its output.
+        options: of every git command.
     """
 
     location: Location
     env: Mapping[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
+    options: tuple[str, ...] = OPTIONS
 
 
 def prepare_access(location: Location, settings: GitSettings, server_token: Secret | None, root: Path) -> GitAccess:
@@ -72,15 +75,9 @@ def prepare_access(location: Location, settings: GitSettings, server_token: Secr
     Raises:
         GitError: a configured key, known_hosts or token file cannot be read.
     """
-    env = {
-        name: value
-        for name, value in child_environment().items()
-        if not name.startswith("GIT_") or name.startswith(_KEPT_PREFIXES)
-    }
+    env = inherit(GIT) | NO_PROMPTS
     env |= {
-        "GIT_TERMINAL_PROMPT": "0",
         "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
-        "GIT_ASKPASS": "",  # set and empty: no other askpass program is tried
         "GIT_SSH_COMMAND": _ssh_command(settings),
         "LC_ALL": "C",
         "LANGUAGE": "C",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from runqy_agent.deployment.commands import Command, child_environment, run
+from runqy_agent.child_environment import EVERY_CHILD, inherit
+from runqy_agent.deployment.commands import Command, run
 from runqy_agent.errors import EnvironmentBuildError
 
 _OLDEST = (3, 8)
@@ -68,7 +69,7 @@ async def find_python(configured: str) -> Interpreter:
         Command(
             [path, "-I", "-c", _QUESTIONS],
             purpose=f"asking {path} for its version",
-            env=child_environment(),
+            env=inherit(EVERY_CHILD),
             error=EnvironmentBuildError,
             seconds=_SECONDS,
         )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runqy_agent.deployment.commands import Command, child_environment, run
+from runqy_agent.child_environment import BUILD, NO_PROMPTS, inherit
+from runqy_agent.deployment.commands import Command, run
 from runqy_agent.deployment.dependencies import Dependencies
 from runqy_agent.deployment.environment import EnvironmentPlan, build_environment, is_built
 from runqy_agent.deployment.files import remove_tree, temporary_sibling
@@ -149,7 +150,6 @@ class Tools:
             "POETRY_CACHE_DIR": str(tool / "cache"),
             "POETRY_CONFIG_DIR": str(tool / "config"),
             "POETRY_VIRTUALENVS_CREATE": "false",
-            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
         }
         return await self._export([*argv, "--output"], "reading poetry.lock", plan, env)
 
@@ -193,7 +193,7 @@ class Tools:
     async def _run(
         self, argv: Sequence[str], purpose: str, cwd: Path, env: Mapping[str, str], seconds: float = _SECONDS
     ) -> str:
-        whole = {**child_environment(), **env}
+        whole = {**inherit(BUILD), **NO_PROMPTS, **env}
         return await run(Command(argv, purpose, whole, EnvironmentBuildError, seconds=seconds, cwd=cwd))
 
 

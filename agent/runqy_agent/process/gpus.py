@@ -9,6 +9,8 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from runqy_agent.child_environment import ACCELERATORS, EVERY_CHILD, inherit
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,17 +38,18 @@ async def find_gpus(environ: Mapping[str, str] | None = None) -> list[str]:
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:
         return []
-    output = await _ask(program)
+    output = await _ask(program, inherit(EVERY_CHILD | ACCELERATORS, environ))
     return [line.strip() for line in output.splitlines() if line.strip().isdigit()]
 
 
-async def _ask(program: str) -> str:
+async def _ask(program: str, env: Mapping[str, str]) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
             *(program, "--query-gpu=index", "--format=csv,noheader"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=env,
         )
     except OSError as error:
         log.warning("%s cannot be started, no GPU is used: %s", program, error)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from runqy_agent.child_environment import ACCELERATORS, EVERY_CHILD, inherit
+
 if TYPE_CHECKING:
     from runqy_agent.clock import Clock
 
@@ -77,6 +79,7 @@ class HostMetrics:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                env=inherit(EVERY_CHILD | ACCELERATORS),
                 start_new_session=True,  # it is killed with whatever it has started
             )
         except OSError:

@@ -1,0 +1,89 @@
+"""Which names a vault value may not have: those by which programs are started, found, loaded or led elsewhere.
+
+Whoever may set a vault value need not be somebody who may say what is run. So a vault is for data that the author's
+code reads itself (``OPENAI_API_KEY``, ``DATABASE_URL``), and names that other programs act on are refused by their
+families. Settings of that sort belong into the deployment's ``env_vars``, which stand beside the start command.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from runqy_agent.child_environment import is_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _any_of(text: str) -> re.Pattern[str]:
+    """A pattern for names, ``*`` standing for anything. Many programs read both cases, or the lower one alone."""
+    return re.compile("|".join(word.replace("*", ".*") for word in text.split()), re.IGNORECASE)
+
+
+_STEERS = _any_of(r"""
+    LD_* _RLD* DYLD_* LDR_* LIBPATH SHLIB_PATH GLIBC_* MALLOC_* *MALLOC_CONF TCMALLOC* HEAPPROFILE CPUPROFILE
+    GCONV_PATH LOCPATH NLSPATH HOSTALIASES RESOLV_HOST_CONF RES_OPTIONS LOCALDOMAIN TZDIR GETCONF_DIR
+    *_LIBRARY_PATH *_PRELOAD *_STARTUP_HOOKS *_MODULE_PATH *_PLUGINS? *_PLUGINS?_(PATH|DIR) *_INIT_SCRIPT
+
+    PATH HOME USER LOGNAME PWD OLDPWD TMP TEMP TMPDIR XDG_* VIRTUAL_ENV PYTHON* IPYTHON* PYENV_* PYDEVD_* DEBUGPY_*
+    PYTEST_* COVERAGE_* COV_CORE_* GUNICORN_CMD_ARGS MPLBACKEND MPLCONFIGDIR
+    CLASSPATH JAVA_HOME _JAVA_OPTIONS JAVA_*OPTIONS JDK_*OPTIONS JVM_OPTS MAVEN_(OPTS|ARGS) (GRADLE|SBT|ANT)_OPTS
+    PERL* RUBY* GEM_(HOME|PATH) NODE_(OPTIONS|PATH|EXTRA_CA_CERTS|TLS_REJECT_UNAUTHORIZED|REPL_*|V8_*|ICU_*)
+    LUA_* PHPRC PHP_INI_SCAN_DIR R_(HOME|PROFILE*|ENVIRON*|LIBS*) JULIA_(LOAD_PATH|DEPOT_PATH|PROJECT|BINDIR)
+    GO(PATH|ROOT|PROXY|FLAGS|ENV|BIN|MODCACHE|SUMDB|NOSUMDB|PRIVATE|NOPROXY|INSECURE|TOOLCHAIN|CACHEPROG)
+    RUSTC* RUSTFLAGS RUSTDOC* RUSTUP_* ERL_(LIBS|*FLAGS) TCLLIBPATH TCL_LIBRARY GUILE_*PATH
+    DOTNET_(ROOT*|ADDITIONAL_DEPS|SHARED_STORE|STARTUP_HOOKS|HOST_PATH|*PROFIL*) CORECLR_* COR_* COMPLUS_* MONO_*
+
+    SHELL SHELLOPTS BASHOPTS BASH_* ENV IFS PS[0-4] PROMPT_COMMAND ZDOTDIR CDPATH FPATH INPUTRC
+
+    LESS LESS(OPEN|CLOSE|KEY*|EDIT|HISTFILE) *PAGER EDITOR VISUAL *_EDITOR BROWSER *_ASKPASS SSH_ASKPASS_REQUIRE
+    SSH_AUTH_SOCK (SVN|CVS|RSYNC|HG|BZR|BORG)_(SSH|RSH) HGRCPATH HGPLAIN
+    GIT_(SSH*|SSL_*|CONFIG*|EXEC_PATH|PROXY*|EXTERNAL_DIFF|TEMPLATE_DIR|*DIR|*EDITOR|*PAGER|INDEX_FILE|ALLOW_*)
+    GIT_(NAMESPACE|ATTR_*|TRACE*|*OBJECT_DIRECTOR*|WORK_TREE|HTTP_*|PROTOCOL*|TERMINAL_PROMPT|DEFAULT_*|REPLACE_*)
+    (TAR|GREP|LS)_OPTIONS GZIP BZIP2? XZ_(OPT|DEFAULTS) ZSTD_* UNZIP(OPT)? ZIPOPT CURL_HOME WGETRC NETRC
+    VIMINIT EXINIT MYVIMRC TERMCAP TERMINFO* TERM
+    CC CXX CPP FC F77 F90 AR AS NM LDSHARED (C|CPP|CXX|LD|F|ARCH)FLAGS (NVCC|CMAKE|PKG_CONFIG|COMPILER|GCC)_* NVCC
+    CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH M?(AKE)?FLAGS GNUMAKEFLAGS CCACHE_* SCCACHE_* DISTCC_*
+
+    PIP_* PIPX_* PIPENV_* UV_* POETRY_* PDM_* HATCH_* CONDA_* MAMBA_* SETUPTOOLS_* DISTUTILS_* KEYRING_*
+    NPM_* YARN_* PNPM_* BUN_* DENO_* COREPACK_* CARGO_* BUNDLE_* COMPOSER_* NUGET_* APT_CONFIG HOMEBREW_* NIX_*
+
+    SSL_CERT_(FILE|DIR) SSLKEYLOGFILE *_CA_BUNDLE *_CA_CERTS?(_FILE)? *_CA_(FILE|PATH) *_SSL_CERT_FILE
+    *_SSL_ROOTS_FILE_PATH *_proxy OPENSSL_(CONF|MODULES|ENGINES|CONF_INCLUDE|ia32cap|*PATH) HF_ENDPOINT
+
+    AWS_(CONFIG_FILE|SHARED_CREDENTIALS_FILE|DATA_PATH) BOTO_CONFIG KUBECONFIG DOCKER_(CONFIG|HOST) CLOUDSDK_CONFIG
+    GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES ANSIBLE_* DBUS_* DISPLAY WAYLAND_DISPLAY
+
+    CUDA_(INJECTION*|HOME|PATH|ROOT|*PATH|COREDUMP*|MPS_*) NVTX_INJECTION* NSYS_* NCCL_(*PLUGIN*|CONF_FILE|*FILE)
+    OMP_TOOL* OCL_* OPENCL_* VK_* (GTK|QT|GST|GDK|GIO|GI)_*(PATH|MODULE*|LAYERS|FILENAMES|PLUGIN*) LIBGL_* MESA_*
+    LIBVA_* VDPAU_* __E?GLX?_* HSA_* ROCM?P?_* HIP_*PATH TRITON_* TORCH_* TORCHINDUCTOR_* TORCHDYNAMO_* PYTORCH_*
+    KINETO_* TF_* XLA_* PJRT_* JAX_* TPU_* HF_MODULES_CACHE NUMBA_* CUPY_* TVM_* ORT_*
+
+    NOTIFY_SOCKET WATCHDOG_(USEC|PID) LISTEN_(PID|FDS|FDNAMES) CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM
+    SUPERVISED_PROCESS_ID
+""")
+_SECRET_ALL_THE_SAME = _any_of(r"""
+    GIT_* NODE_* NPM_* YARN_* CARGO_* BUNDLE_* PIP_* UV_* POETRY_* PDM_* HATCH_* CONDA_* PIPENV_* COMPOSER_* NUGET_*
+    HOMEBREW_* CMAKE_* ANSIBLE_* OPENSSL_* TORCH_* TF_* TPU_* JAX_* TVM_* COVERAGE_* HSA_* NIX_* DENO_* BUN_* PNPM_*
+    ORT_* PYTEST_* PYENV_*
+""")
+"""Families in which other programs' credentials have names too (``CARGO_REGISTRY_TOKEN``): those are data."""
+_NEVER = _any_of("GIT_SSL_* GIT_CONFIG* NPM_CONFIG_*")
+
+
+def refused_names(names: Iterable[str]) -> list[str]:
+    """Names of vault values that may not be set.
+
+    A value under a name of the agent's own settings (``RUNQY_API_KEY``) is set: it is the author's, and the agent's own
+    never reaches the process.
+    """
+    return [name for name in names if not _NAME.fullmatch(name) or _steers(name)]
+
+
+def _steers(name: str) -> bool:
+    if not _STEERS.fullmatch(name):
+        return False
+    return not (is_secret(name) and _SECRET_ALL_THE_SAME.fullmatch(name)) or bool(_NEVER.fullmatch(name))
