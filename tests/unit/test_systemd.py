@@ -167,6 +167,36 @@ def test_a_loop_that_turns_feeds_the_watchdog_and_one_that_is_blocked_does_not(m
     asyncio.run(run())
 
 
+def test_what_a_busy_manager_has_not_taken_is_told_again(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runqy_agent.reporting.systemd.SEND_SECONDS", 0.001)
+    systemd = Systemd(manager.environ)
+    fill = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    fill.setblocking(False)  # noqa: FBT003 - the name of the method says what it is
+
+    def leave_no_room() -> None:
+        with suppress(BlockingIOError):
+            while True:
+                fill.sendto(b"somebody else's", manager.environ["NOTIFY_SOCKET"])
+
+    async def heard(line: str) -> None:
+        while not any(line in message.splitlines() for message in manager.heard()):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(TICK / 4)
+
+    async def run() -> None:
+        leave_no_room()
+        systemd.tell("running", "running")
+        feeding = asyncio.create_task(systemd.feed_watchdog(list))
+        await heard("READY=1")
+        for now, line in ((True, "RELOADING=1"), (False, "READY=1")):
+            leave_no_room()
+            systemd.reloading(now=now)
+            await heard(line)
+        feeding.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    fill.close()
+
+
 class Rounds(PeriodicLoop):
     """Does what it is told to in each round."""
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runqy_agent.escaping import escape
@@ -33,6 +34,7 @@ class Systemd:
         self._stopping = False
         self._reloading = False
         self._words = ""
+        self._undelivered: dict[str, Callable[[], None]] = {}
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
         self.watchdog_seconds = int(usec) / 1e6 if for_us and usec.isdigit() and self._address else 0.0
@@ -49,17 +51,22 @@ class Systemd:
         ready = self._ready or status == "running"
         lines = [] if words == self._words else [f"STATUS={words}"]
         lines += ["READY=1"] if ready and not self._ready else []
-        if lines and self._send(*lines):  # else it is tried again with the next change
+        delivered = not lines or self._send(*lines)
+        if delivered:
             self._ready, self._words = ready, words
+        self._try_again("status", None if delivered else partial(self.tell, status, words))
 
     def reloading(self, *, now: bool) -> None:
         """Tell that the worker goes over to new code, or that this is over. Nothing is sent if that is known."""
         if now == self._reloading or not self._ready or self._stopping:
+            self._try_again("reloading", None)
             return
         # systemd tells this message from an older one by the time.
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        if self._send(*(["RELOADING=1", f"MONOTONIC_USEC={usec}"] if now else ["READY=1"])):
+        delivered = self._send(*(["RELOADING=1", f"MONOTONIC_USEC={usec}"] if now else ["READY=1"]))
+        if delivered:
             self._reloading = now
+        self._try_again("reloading", None if delivered else partial(self.reloading, now=now))
 
     def stopping(self) -> None:
         """The worker has been told to stop, or ends by itself."""
@@ -69,6 +76,8 @@ class Systemd:
     async def feed_watchdog(self, hung: Callable[[], list[str]]) -> None:
         """Feed it twice as often as it asks, as long as nothing hangs. That this runs shows that the event loop turns.
 
+        What systemd has not heard so far is told again: without ``READY=1`` it would end the worker.
+
         Args:
             hung: the names of the parts that do not move.
         """
@@ -77,7 +86,16 @@ class Systemd:
                 log.critical("%s: hung; systemd will restart the worker", ", ".join(parts))
             else:
                 self._send("WATCHDOG=1")
+                for tell in list(self._undelivered.values()):
+                    tell()
             await asyncio.sleep(self.watchdog_seconds / 2)
+
+    def _try_again(self, what: str, tell: Callable[[], None] | None) -> None:
+        """Note what is to be told again; None: it was delivered, or is out of date."""
+        if tell is None or not self._address:
+            self._undelivered.pop(what, None)
+        else:
+            self._undelivered[what] = tell
 
     def _send(self, *lines: str) -> bool:
         """Send one message. Returns whether it has arrived."""
