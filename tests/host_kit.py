@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,17 +29,28 @@ def asked(*arguments: str) -> dict[str, Any]:
 
 
 class Manager:
-    """Stands where systemd would: listens for notifications."""
+    """Stands where systemd would: listens for notifications.
+
+    It does so all the time, in a thread: the kernel keeps only ten messages that nobody has read.
+
+    Attributes:
+        heard: every line so far.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.setblocking(False)  # noqa: FBT003 - the name of the method says what it is
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
         self.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"}
         self.heard: list[str] = []
+        self._thread = threading.Thread(target=self._listen, name="manager")
+        self._thread.start()
 
-    def listen(self) -> list[str]:
-        with suppress(BlockingIOError):
-            while True:
-                self.heard += self.socket.recv(4096).decode().splitlines()
-        return self.heard
+    def _listen(self) -> None:
+        while message := self._socket.recv(4096).decode():
+            self.heard.extend(message.splitlines())
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", self._socket.getsockname())
+        self._thread.join()
+        self._socket.close()

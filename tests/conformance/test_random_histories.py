@@ -564,6 +564,7 @@ def chosen(things: list[Any], pick: int) -> Any:
 EXAMPLES = os.environ.get("RUNQY_EXAMPLES")
 
 
+@pytest.mark.timeout(3600)  # it computes all the time, which is long on a busy machine
 @settings(
     max_examples=int(EXAMPLES or 200),
     derandomize=not EXAMPLES,

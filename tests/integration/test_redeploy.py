@@ -98,7 +98,7 @@ def scene(stage: Stage, tmp_path: Path) -> Scene:
 def manager(tmp_path: Path) -> Iterator[Manager]:
     manager = Manager(tmp_path / "notify")
     yield manager
-    manager.socket.close()
+    manager.close()
 
 
 def head(scene: Scene) -> str:
@@ -193,15 +193,15 @@ def test_systemd_is_told_of_the_reload_and_of_its_end_and_in_words_of_what_is_st
     scene: Scene, manager: Manager
 ) -> None:
     agent, good = scene.agent(environment=manager.environment), head(scene)
-    until(lambda: "READY=1" in manager.listen(), "it is ready")
+    until(lambda: "READY=1" in manager.heard, "it is ready")
     bad = scene.repository.commit(version(2, BROKEN))
     agent.process.send_signal(signal.SIGHUP)
-    until(lambda: "RELOADING=1" in manager.listen(), "it reloads")
-    until(lambda: "READY=1" in manager.listen()[manager.heard.index("RELOADING=1") :], "it has reloaded")
+    until(lambda: "RELOADING=1" in manager.heard, "it reloads")
+    until(lambda: "READY=1" in manager.heard[manager.heard.index("RELOADING=1") :], "it has reloaded")
     after = manager.heard[manager.heard.index("RELOADING=1") :]
     assert after[1].startswith("MONOTONIC_USEC=")
     words = f"inference ready (stale: commit {good[:12]} serves instead of {bad[:12]}: "
-    until(lambda: any(words in line for line in manager.listen()), "the words tell it")
+    until(lambda: any(words in line for line in manager.heard), "the words tell it")
     assert agent.terminate() == 0
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def manager(tmp_path: Path) -> Iterator[Manager]:
     manager = Manager(tmp_path / "notify")
     yield manager
-    manager.socket.close()
+    manager.close()
 
 
 @pytest.fixture
@@ -172,11 +172,11 @@ def test_two_workers_that_nobody_told_where_to_listen_both_run(stage: Stage) -> 
 def test_systemd_hears_when_the_worker_is_ready_and_when_it_stops(stage: Stage, manager: Manager) -> None:
     stage.queue("inference")
     agent = stage.agent(environment=manager.environment)
-    until(lambda: "READY=1" in manager.listen(), "it is ready")
-    assert "STATUS=running: inference ready" in manager.listen()
-    until(lambda: manager.listen().count("WATCHDOG=1") > 2, "the watchdog is fed")
+    until(lambda: "READY=1" in manager.heard, "it is ready")
+    assert "STATUS=running: inference ready" in manager.heard
+    until(lambda: manager.heard.count("WATCHDOG=1") > 2, "the watchdog is fed")
     assert agent.terminate() == 0
-    assert "STOPPING=1" in manager.listen()
+    assert "STOPPING=1" in manager.heard
 
 
 FREEZE = """
@@ -199,14 +199,14 @@ def test_a_worker_whose_event_loop_is_blocked_does_not_feed_the_watchdog(
     stage.queue("inference")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     agent = stage.agent(environment=manager.environment | {"PYTHONPATH": path})
-    until(lambda: manager.listen().count("WATCHDOG=1") > 2, "the watchdog is fed")
+    until(lambda: manager.heard.count("WATCHDOG=1") > 2, "the watchdog is fed")
     agent.process.send_signal(signal.SIGUSR2)
     until(frozen.exists, "the event loop is blocked")
-    feeds = manager.listen().count("WATCHDOG=1")
+    feeds = manager.heard.count("WATCHDOG=1")
     time.sleep(1.0)  # so often that several feeds would be due
-    assert manager.listen().count("WATCHDOG=1") == feeds
+    assert manager.heard.count("WATCHDOG=1") == feeds
     thaw.touch()
-    until(lambda: manager.listen().count("WATCHDOG=1") > feeds, "it is fed again")
+    until(lambda: manager.heard.count("WATCHDOG=1") > feeds, "it is fed again")
     assert agent.terminate() == 0
 
 
@@ -221,10 +221,10 @@ def test_the_endpoint_answers_while_the_worker_starts_and_is_gone_when_it_has_en
     until(lambda: Path(address).exists(), "the endpoint is there")
     until(lambda: asked("status", "--address", address).get("processes"), "its process starts")
     assert asked("health", "--address", address)["state"] == "starting"
-    assert "STATUS=bootstrapping" in manager.listen()
-    assert "READY=1" not in manager.listen()
+    assert "STATUS=bootstrapping" in manager.heard
+    assert "READY=1" not in manager.heard
     gate.touch()
-    until(lambda: "READY=1" in manager.listen(), "it is ready")
+    until(lambda: "READY=1" in manager.heard, "it is ready")
     assert agent.terminate() == 0
     assert not Path(address).exists()
 
@@ -235,7 +235,7 @@ def test_a_process_cannot_give_systemd_commands_by_what_it_prints(stage: Stage, 
     stage.queue("inference", code)
     stage.agent(environment=manager.environment, recovery_max_restarts=0).wait_running()
     stage.client.enqueue("inference.default", b'{"die": 3}')
-    until(lambda: any("degraded" in line for line in manager.listen()), "systemd is told")
+    until(lambda: any("degraded" in line for line in manager.heard), "systemd is told")
     assert "STATUS=running: inference degraded (the process exited with code 3)" in manager.heard
     assert {line.partition("=")[0] for line in manager.heard} == {"STATUS", "READY", "WATCHDOG"}
     assert "WATCHDOG=trigger" not in manager.heard

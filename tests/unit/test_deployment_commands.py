@@ -11,6 +11,7 @@ import pytest
 
 from runqy_agent.deployment.commands import Command, run
 from runqy_agent.errors import EnvironmentBuildError, GitError
+from stage import until
 
 
 def shell(script: str, *, seconds: float = 60, keep: int = 65536, secrets: tuple[str, ...] = ()) -> Command:
@@ -129,7 +130,7 @@ def test_cancelling_while_the_command_starts_leaves_none_of_its_processes(
 
     asyncio.run(scenario())
     found = [path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if str(tmp_path) in readable(path)]
-    assert not [pid for pid in found if is_running(pid)]
+    until(lambda: not any(map(is_running, found)), "what was killed has ended")
 
 
 def is_running(pid: str) -> bool:

@@ -29,6 +29,7 @@ _KEEP_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LINES_IN_ERRORS = 12
 _TERM_GRACE = 2.0
+_KILL_GRACE = 10.0
 _WHITE_SPACE = re.compile(rb"\s")
 _USERINFO = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
 
@@ -190,7 +191,7 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
     finally:  # even when this wait is cancelled too
         _signal_group(process, signal.SIGKILL)
     # Not without end: asyncio also waits for the pipes, which a process that left the group may hold.
-    await asyncio.wait({waiting}, timeout=_TERM_GRACE)
+    await asyncio.wait({waiting}, timeout=_KILL_GRACE)
     waiting.cancel()
 
 
