@@ -10,6 +10,8 @@ FUZZ_CASES ?= 50000
 SOAK_SECONDS ?= 600
 SOAK_SEED ?=
 SCENARIOS ?=
+MOLECULE_JOBS ?= 1
+RESTART_ARGS ?=
 
 PROTO := agent/runqy_agent/broker/asynq.proto
 # The generated code asks for a runtime at least as new as its compiler; this one matches the oldest in pyproject.toml.
@@ -60,7 +62,7 @@ fleet: ## play the playbooks on this machine, from a checkout and as a collectio
 	tools/oldest_ansible.sh $(VENV)/bin/python -m pytest tests/fleet/test_playbooks.py -k "left_alone or collection" $(PYTEST_ARGS)
 
 molecule: ## roll out, break and heal workers on systemd hosts in containers (SCENARIOS="..." for some, KEEP=1 leaves a failed one)
-	@tools/molecule.sh $(SCENARIOS)
+	@MOLECULE_JOBS=$(MOLECULE_JOBS) tools/molecule.sh $(SCENARIOS)
 
 lint: ## check style and types, of Python and of Ansible
 	@tools/venv.sh $(VENV) dev,uvloop
@@ -82,12 +84,13 @@ docs: ## write the pages of the roles from their argument specifications
 	@tools/venv.sh $(VENV) dev,uvloop
 	@$(VENV)/bin/python tools/role_readme.py
 
-bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS, PICKUP_ARGS, ONE_SHOT_ARGS)
+bench: ## measure tasks per second, and how fast one is picked up (BENCH_ARGS, PICKUP_ARGS, ONE_SHOT_ARGS, RESTART_ARGS)
 	@tools/need.sh git redis-server
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python benchmarks/throughput.py $(BENCH_ARGS)
 	$(VENV)/bin/python benchmarks/pickup.py $(PICKUP_ARGS)
 	$(VENV)/bin/python benchmarks/one_shot.py $(ONE_SHOT_ARGS)
+	$(VENV)/bin/python benchmarks/restart.py $(RESTART_ARGS)
 
 proto: ## write asynq_pb2.py anew from asynq.proto
 	@test -x .venv-proto/bin/python || "$$(tools/python.sh)" -m venv .venv-proto
@@ -95,5 +98,5 @@ proto: ## write asynq_pb2.py anew from asynq.proto
 	.venv-proto/bin/python -m grpc_tools.protoc -Iagent --python_out=agent --pyi_out=agent $(PROTO:agent/%=%)
 
 clean: ## remove what the other targets have made in this directory
-	rm -rf $(VENV) .venv-proto .venv-fleet .venv-fleet-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-proto .venv-fleet .venv-fleet-oldest .venv-oldest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find agent tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -8,6 +8,10 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     exit 1
 fi
 
+# One at a time: neither apt nor what follows here can do with two.
+exec 9>/tmp/runqy-apt.lock
+flock 9
+
 # Packages ask this program whether they may start their service. Ours answers no, and goes again.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
@@ -19,4 +23,4 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update --quiet=2
-apt-get install --quiet=2 --yes --no-install-recommends "$@" </dev/null
+apt-get install --quiet=2 --yes --no-install-recommends "$@" </dev/null 9>&-

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run Molecule scenarios on systemd hosts in containers, each from nothing to nothing.
-# Usage: tools/molecule.sh [SCENARIO...]        (all, without a name; KEEP=1 leaves the hosts of a failed one)
+# Usage: tools/molecule.sh [SCENARIO...]        (all, without a name; KEEP=1 leaves the hosts of a failed one;
+#        MOLECULE_JOBS=2 runs two at a time, and shows only the output of one that fails)
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,6 +25,22 @@ for program in netavark aardvark-dns; do
 done
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || tools/apt.sh debian-archive-keyring
 tools/fleet.sh true
+
+jobs=${MOLECULE_JOBS:-1}
+# Each host's systemd takes about eight of these; hosts beside hosts need more than the kernel's usual 128.
+if [ "$jobs" -gt 1 ] && [ "$(sysctl -n fs.inotify.max_user_instances)" -lt $((256 * jobs)) ]; then
+    sysctl --quiet --write fs.inotify.max_user_instances=$((256 * jobs)) || jobs=1
+fi
+if [ "$jobs" -gt 1 ] && [ $# -gt 1 ]; then
+    mkdir -p build
+    tools/testhost_image.sh bookworm trixie # two at once would both build them
+    export MOLECULE_JOBS=1
+    # 255 lets xargs start no other one.
+    printf '%s\n' "$@" | xargs -P "$jobs" -n 1 sh -c '
+        log=build/molecule-$0.log
+        if tools/molecule.sh "$0" >"$log" 2>&1; then tail -n 1 "$log"; else cat "$log"; exit 255; fi'
+    exit
+fi
 
 # Connections that ssh keeps open are this run's own. A socket's path must be short.
 sockets=$(mktemp -d /tmp/runqy-ssh.XXXXXX)
