@@ -24,7 +24,7 @@ if ! cmp -s "$requirements" "$stamp"; then
 fi
 
 export PATH=$venv/bin:$PATH
-export ANSIBLE_HOME=$venv/ansible
+export ANSIBLE_HOME=${FLEET_ANSIBLE_HOME:-$venv/ansible}
 export ANSIBLE_COLLECTIONS_PATH=$venv/collections # none: neither the product nor its tests need one
 export ANSIBLE_CONFIG=$root/ansible.cfg
 if [ "$(stat -fc %T /sys/fs/cgroup 2>/dev/null)" != cgroup2fs ]; then

@@ -38,6 +38,7 @@ if [ "$jobs" -gt 1 ] && [ $# -gt 1 ]; then
     # 255 lets xargs start no other one.
     printf '%s\n' "$@" | xargs -P "$jobs" -n 1 sh -c '
         log=build/molecule-$0.log
+        export FLEET_ANSIBLE_HOME=$PWD/build/ansible-$0 # molecule installs the collection there
         if tools/molecule.sh "$0" >"$log" 2>&1; then tail -n 1 "$log"; else cat "$log"; exit 255; fi'
     exit
 fi
