@@ -18,7 +18,7 @@ PROTO := agent/runqy_agent/broker/asynq.proto
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz interop chaos soak fleet molecule lint format lock docs bench proto clean
+.PHONY: help demo test fuzz repositories interop chaos soak fleet molecule lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -38,6 +38,11 @@ test: ## run all tests: unit, fuzz, integration, conformance (PYTEST_ARGS=... go
 fuzz: ## read mutated protocol lines, registration answers and task messages (FUZZ_CASES=n of each, drawn anew)
 	@tools/venv.sh $(VENV) dev,uvloop
 	RUNQY_FUZZ_CASES=$(FUZZ_CASES) $(VENV)/bin/python -m pytest tests/fuzz --timeout 3600 $(PYTEST_ARGS)
+
+repositories: ## deploy small repositories of all forms, once with uv and once with pip, and ask pip, uv and Poetry what is right
+	@tools/need.sh git
+	@tools/venv.sh $(VENV) dev,uvloop
+	RUNQY_INSTALLERS=all $(VENV)/bin/python -m pytest tests/repositories $(PYTEST_ARGS)
 
 interop: ## let asynq itself, in Go, enqueue, inspect and work beside the worker (where Go can be had)
 	@tools/need.sh git redis-server

@@ -42,7 +42,7 @@ def test_everything_that_a_requirements_file_pulls_in_counts(tmp_path: Path) -> 
     files = {
         "requirements.txt": "\ufeffnumpy>=2  # fast\n-rmore/base.txt\n-c \\\n  constraints.txt\n",
         "more/base.txt": "--requirement=again.txt\n# -r never.txt\n",
-        "more/again.txt": "-r base.txt\n--constraint '../with blank.txt'\n",
+        "more/again.txt": "--constraint '../with blank.txt'\n",
         "constraints.txt": "numpy<3\n",
         "with blank.txt": "",
     }
@@ -105,6 +105,9 @@ def test_paths_that_are_missing_or_outside_are_refused(tmp_path: Path) -> None:
         with pytest.raises(MissingPathError, match=r"none\.txt") as missing:
             find(tmp_path, {"requirements.txt": f"{line}\n"})
         assert missing.value.path == "none.txt"
+    (tmp_path / "again.txt").write_text("-r requirements.txt\n", encoding="utf-8")
+    with pytest.raises(EnvironmentBuildError, match="includes itself"):
+        find(tmp_path, {"requirements.txt": "-r again.txt\n"})
     for line in ("-r ../x.txt", "-r /etc/hostname", "-c ../../x.txt"):
         with pytest.raises(EnvironmentBuildError, match="leads outside"):
             find(tmp_path, {"requirements.txt": f"{line}\n"})

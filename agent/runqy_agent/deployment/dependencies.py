@@ -42,10 +42,12 @@ class Dependencies:
             pyproject.toml whose dependencies only a build can tell: the project is installed), ``uv`` (a uv.lock),
             ``poetry-lock`` (a poetry.lock), ``poetry`` (Poetry's own tables, without a lock) or ``none``.
         directory: where the file was found.
-        packages: for ``pyproject``, the PEP 508 requirements.
+        packages: for ``pyproject``, the PEP 508 requirements; for ``requirements``, its lines as uv reads them.
+        constraints: for ``requirements``, the lines of its constraints.
         inputs: name → digest or text of all that the result depends on.
         local: whether code of the repository itself is installed, so that the result depends on the whole commit.
         empty: whether there is nothing to install, where that is known without a tool.
+        only_pip: whether only pip understands all that is said.
         hashed: for a lock, whether all of its packages have hashes.
         indexes: further package indexes (or directories of packages) that a lock names.
         notes: what the operator should know, for the log.
@@ -54,9 +56,11 @@ class Dependencies:
     kind: Kind
     directory: Path
     packages: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
     inputs: dict[str, str] = field(default_factory=dict)
     local: bool = False
     empty: bool = False
+    only_pip: bool = False
     hashed: bool = False
     indexes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -91,7 +95,16 @@ def _in_directory(directory: Path, root: Path, python: tuple[int, int, int]) -> 
     if requirements.is_symlink() or requirements.is_file():
         read = read_requirements(requirements, root)
         inputs = {name: digest(content) for name, content in sorted(read.files.items())}
-        return Dependencies("requirements", directory, inputs=inputs, local=read.local, empty=read.empty)
+        return Dependencies(
+            "requirements",
+            directory,
+            tuple(read.lines),
+            tuple(read.constraints),
+            inputs,
+            local=read.local,
+            empty=read.empty,
+            only_pip=read.only_pip,
+        )
     if not (pyproject.is_symlink() or pyproject.is_file()):
         return None
     document, _ = _read_toml(pyproject, root)
@@ -116,14 +129,14 @@ def _from_uv_lock(project: dict[str, Any], directory: Path, root: Path) -> Depen
     document, content = _read_toml(directory / "uv.lock", root)
     lock = read_uv_lock(document, project, directory, root, _name_of(directory / "uv.lock", root))
     inputs = {"uv.lock": digest(content), "requires-python": project.get("requires-python", "")}
-    return Dependencies("uv", directory, (), inputs, local=lock.local, hashed=lock.hashed, indexes=lock.indexes)
+    return Dependencies("uv", directory, inputs=inputs, local=lock.local, hashed=lock.hashed, indexes=lock.indexes)
 
 
 def _from_poetry_lock(document: dict[str, Any], directory: Path, root: Path) -> Dependencies:
     locked, content = _read_toml(directory / "poetry.lock", root)
     lock = read_poetry_lock(locked, directory, root, _name_of(directory / "poetry.lock", root))
     inputs = {"poetry.lock": digest(content), "poetry": poetry_inputs(document)}
-    return Dependencies("poetry-lock", directory, (), inputs, local=lock.local, hashed=lock.hashed)
+    return Dependencies("poetry-lock", directory, inputs=inputs, local=lock.local, hashed=lock.hashed)
 
 
 def _read_toml(path: Path, root: Path) -> tuple[dict[str, Any], bytes]:

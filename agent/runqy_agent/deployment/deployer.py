@@ -240,7 +240,9 @@ class Deployer:
 
     def _plan(self, code: Path, commit: str, order: _Order) -> EnvironmentPlan:
         dependencies = find_dependencies(code, order.source.code_path, order.interpreter.version)
-        return plan_environment(self._settings, order.interpreter, dependencies, origin=f"{order.queue} {commit}")
+        # Local code is installed out of its release, and belongs to it.
+        origin = f"{order.queue} {commit} {order.source.code_path}"
+        return plan_environment(self._settings, order.interpreter, dependencies, origin)
 
     def _plan_of(self, stored: StoredRelease, order: _Order) -> EnvironmentPlan | None:
         """The plan of a release's environment, if the release is what is asked for."""

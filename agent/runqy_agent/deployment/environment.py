@@ -163,7 +163,8 @@ class _Builder:
 
     @property
     def _needs_pip(self) -> bool:
-        return not self._empty and (self._uv is None or self._plan.system_site_packages)
+        plan = self._plan
+        return not self._empty and (self._uv is None or plan.system_site_packages or plan.dependencies.only_pip)
 
     async def create(self) -> None:
         """Create the environment, with pip in it only if pip will be used."""
@@ -197,13 +198,18 @@ class _Builder:
             argv.append("--no-deps")  # the lock has them all; an override in it may even contradict a package
         if dependencies.kind == "project":
             argv.append(str(dependencies.directory))
-        elif dependencies.kind == "requirements":
+        elif dependencies.kind == "requirements" and self._needs_pip:
             argv += ["-r", "requirements.txt"]
         else:
-            packages = self._path / "requirements.txt"
-            packages.write_text("\n".join(self._packages) + "\n", encoding="utf-8")
-            argv += ["-r", str(packages)]
+            argv += ["-r", self._write("requirements.txt", self._packages)]
+            if dependencies.constraints:
+                argv += ["-c", self._write("constraints.txt", dependencies.constraints)]
         await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, dependencies.directory)
+
+    def _write(self, name: str, lines: Sequence[str]) -> str:
+        path = self._path / name
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return str(path)
 
     async def _create_with_uv(self, uv: str, *, seeded: bool) -> None:
         argv = [uv, "venv", "--no-project", "--python", self._plan.interpreter.executable]

@@ -70,6 +70,7 @@ class Checkout:
         index: a temporary Git index, outside ``directory``.
         code_path: the directory wanted; empty for all.
         extra: further paths wanted, since something refers to them.
+        whole: whether everything is wanted.
     """
 
     commit: str
@@ -77,6 +78,10 @@ class Checkout:
     index: Path
     code_path: str
     extra: tuple[str, ...] = ()
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        self.whole = self.whole or not self.code_path
 
 
 class Repository:
@@ -140,7 +145,8 @@ class Repository:
         if checkout.code_path:
             patterns = self._path / "info" / "sparse-checkout"
             patterns.parent.mkdir(exist_ok=True)
-            patterns.write_text(_sparse_patterns(checkout.code_path, checkout.extra), encoding="utf-8")
+            wanted = "/*\n" if checkout.whole else _sparse_patterns(checkout.code_path, checkout.extra)
+            patterns.write_text(wanted, encoding="utf-8")
         await self._git(
             *("-c", "core.bare=false"),
             *("-c", f"core.sparseCheckout={sparse}", "-c", "core.sparseCheckoutCone=false"),

@@ -1,11 +1,20 @@
-"""Reading ``requirements.txt`` as far as it matters here: which files it pulls in, whether it installs local code."""
+"""Reading ``requirements.txt`` by pip's own rules: which files it pulls in, what it installs from the repository.
+
+The rules are those of ``pip/_internal/req/req_file.py`` and ``constructors.py``, step by step; the tests hold the two
+against each other. What is installed is pip's and uv's business.
+"""
 
 from __future__ import annotations
 
+import codecs
+import locale
+import optparse
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote, urlsplit
 
 from runqy_agent.errors import EnvironmentBuildError
 
@@ -13,13 +22,48 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_COMMENT = re.compile(r"(^|\s)#.*$")
-_INCLUDE = re.compile(r"(?:-r|-c|--requirement|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(?P<path>\S.*)")
-_PATH_OPTION = re.compile(r"(?P<option>-e|--editable|-f|--find-links)(?:\s*=\s*|\s+)(?P<target>\S.*)")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LOCAL = re.compile(r"(?:[^\s@]+\s*@\s*)?file:|\.{0,2}/|\.{1,2}(?:$|[\[;\s])")
-_ARCHIVE = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_DEEPEST = 20
+_BOMS = (  # in this order: the mark of UTF-16 is the beginning of that of UTF-32
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_CODING = re.compile(rb"coding[:=]\s*([-\w.]+)")
+_HASH = re.compile(r"(sha256|sha384|sha512):")
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_REMOTE_FILE = re.compile(r"(https?|file):", re.IGNORECASE)
+_URL = re.compile(r"(?:(?:git|hg|svn|bzr)(?:\+[a-z]+)?|https?|ftp|file):", re.IGNORECASE)
+_DIRECT = re.compile(r"\s*[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\])?\s*@\s*(?P<url>\S+)")
+_EXTRAS = re.compile(r"(.+)\[[^\]]+\]\s*")
+_ARCHIVE = re.compile(r"\.(whl|zip|tar|tgz|tbz|txz|tlz|tar\.(gz|bz2|xz|lz|lzma))$", re.IGNORECASE)
+_LISTS = {  # option → the name under which it is kept
+    ("-r", "--requirement"): "requirements",
+    ("-c", "--constraint"): "constraints",
+    ("-e", "--editable"): "editables",
+    ("-f", "--find-links"): "find_links",
+    ("--extra-index-url",): "extra_indexes",
+    ("--trusted-host",): "trusted_hosts",
+    ("--no-binary",): "no_binary",
+    ("--only-binary",): "only_binary",
+    ("--hash",): "hashes",
+    ("--use-feature",): "only_pip",
+    ("-C", "--config-setting", "--config-settings"): "only_pip",
+    ("--global-option",): "only_pip",
+    ("--install-option",): "only_pip",
+    ("--all-releases",): "only_pip",
+    ("--only-final",): "only_pip",
+}
+_FOR_UV = {"index": "--index-url", "extra_indexes": "--extra-index-url", "trusted_hosts": "--trusted-host"}
+_FOR_UV |= {"find_links": "--find-links", "no_binary": "--no-binary", "only_binary": "--only-binary"}
+_FLAGS = {
+    ("--no-index",): "no_index",
+    ("--require-hashes",): "as_pip",
+    ("--no-require-hashes",): "as_pip",
+    ("--pre",): "as_pip",
+    ("--prefer-binary",): "as_pip",
+}
 
 
 class MissingPathError(EnvironmentBuildError):
@@ -27,10 +71,12 @@ class MissingPathError(EnvironmentBuildError):
 
     Attributes:
         path: relative to the checkout.
+        installed: whether it is to be installed, and not only read.
     """
 
-    def __init__(self, path: str, referrer: str) -> None:
+    def __init__(self, path: str, referrer: str, *, installed: bool = False) -> None:
         self.path = path
+        self.installed = installed
         super().__init__(f"{referrer} refers to {path}, which the repository does not have")
 
 
@@ -40,28 +86,67 @@ class Requirements:
 
     Attributes:
         files: path relative to the checkout → content, for the file and all it pulls in.
-        local: whether it installs anything from a local path, so that it depends on the whole commit.
-        empty: whether it asks for nothing at all.
+        lines: all of them as one file, as uv is to read it: what uv reads in another way than pip is not in there.
+        constraints: the lines of the constraints.
+        variables: the environment variables that are named.
+        local: whether it installs anything from a local path.
+        only_pip: whether it says something that only pip understands.
+        empty: whether there is nothing but blank lines and comments.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+    variables: set[str] = field(default_factory=set)
     local: bool = False
+    only_pip: bool = False
     empty: bool = True
+
+
+@dataclass(frozen=True)
+class Line:
+    """A logical line.
+
+    Attributes:
+        number: of its first line in the file, from 1.
+        requirement: what stands before the options.
+        options: what stands in them; a list, or whether it was given.
+        text: all of it.
+    """
+
+    number: int
+    requirement: str
+    options: optparse.Values
+    text: str
+
+    @property
+    def installs(self) -> str:
+        """What is to be installed: the requirement, or else the (first) editable one."""
+        return self.requirement or next(iter(self.options.editables or ()), "")
+
+    @property
+    def includes(self) -> str:
+        """The file that is to be read in place of this line."""
+        if self.installs:
+            return ""
+        return next(iter(self.options.requirements or self.options.constraints or ()), "")
 
 
 def read_requirements(path: Path, checkout: Path) -> Requirements:
     """Read a requirements file and everything it includes by ``-r`` and ``-c``.
 
+    Local paths are those of the directory it is in, where it will be installed from.
+
     Raises:
         MissingPathError: a file or directory it refers to is not in the checkout.
-        EnvironmentBuildError: it leads outside of the checkout, or includes itself without end.
+        EnvironmentBuildError: it leads outside of the checkout, includes itself, or pip would not understand it.
     """
-    found = Requirements()
-    _read(path, path.parent, checkout.resolve(), found, 0)
-    return found
+    reader = _Reader(path.parent, checkout.resolve())
+    reader.read(path, constraint=False, above=())
+    return reader.found
 
 
-def inside(path: Path, checkout: Path, referrer: str) -> Path:
+def inside(path: Path, checkout: Path, referrer: str, *, installed: bool = False) -> Path:
     """``path`` with its links resolved, if that is inside the (resolved) checkout.
 
     Raises:
@@ -72,68 +157,177 @@ def inside(path: Path, checkout: Path, referrer: str) -> Path:
     if not real.is_relative_to(checkout):
         raise EnvironmentBuildError(f"{referrer} leads outside of the repository: {path.name}")
     if not real.exists():
-        raise MissingPathError(str(real.relative_to(checkout)), referrer)
+        raise MissingPathError(str(real.relative_to(checkout)), referrer, installed=installed)
     return real
 
 
-def _read(path: Path, base: Path, checkout: Path, found: Requirements, depth: int) -> None:
-    if depth > _DEEPEST:
-        raise EnvironmentBuildError(f"{path.name} is included more than {_DEEPEST} levels deep")
-    name = str(path.resolve().relative_to(checkout)) if path.resolve().is_relative_to(checkout) else path.name
-    content = inside(path, checkout, name).read_bytes()
-    found.files[name] = content
-    for line in _logical_lines(content):
-        include, option = _INCLUDE.fullmatch(line), _PATH_OPTION.fullmatch(line)
-        if include:
-            target = _unquoted(include["path"])
-            if not _URL.match(target) and "${" not in target:
-                _include(path.parent / target, checkout, found, name, depth)
-            found.empty = found.empty and line.startswith(("-c", "--c"))
-            continue
-        found.empty = found.empty and line.startswith("-") and not line.startswith(("-e", "--e"))
-        target = _unquoted(option["target"]) if option else line
-        if option or _is_local(target, base):
-            _note_local(target, base, checkout, found, name)
+def decode(content: bytes) -> str:
+    """The text of a requirements file.
 
-
-def _include(target: Path, checkout: Path, found: Requirements, referrer: str, depth: int) -> None:
-    real = inside(target, checkout, referrer)
-    if not real.is_file():
-        raise EnvironmentBuildError(f"{referrer} includes {target.name}, which is no file")
-    if str(real.relative_to(checkout)) not in found.files:
-        _read(target, target.parent, checkout, found, depth + 1)
-
-
-def _note_local(target: str, base: Path, checkout: Path, found: Requirements, referrer: str) -> None:
-    if _URL.match(target) and not target.startswith("file:"):
-        return  # from a version control system, or links on a web page
-    found.local = True
-    bare = re.split(r"[\[;\s]", target, maxsplit=1)[0]
-    if bare.startswith(("/", "file:")) or "@" in target:
-        return
-    path = (base / bare).resolve()
-    if path.is_relative_to(checkout) and not path.exists():
-        raise MissingPathError(str(path.relative_to(checkout)), referrer)
-
-
-def _is_local(target: str, base: Path) -> bool:
-    if target.startswith("-") or _URL.match(target):
-        return target.startswith("file:")
-    if _LOCAL.match(target) or target.partition(";")[0].strip().endswith(_ARCHIVE):
-        return "://" not in target or "file:" in target
-    return "/" in target and "@" not in target and (base / re.split(r"[\[;\s]", target, maxsplit=1)[0]).exists()
-
-
-def _logical_lines(content: bytes) -> Iterator[str]:
-    text = content.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\\\n", " ")
-    for line in text.split("\n"):
-        if stripped := _COMMENT.sub("", line).strip():
-            yield stripped
-
-
-def _unquoted(text: str) -> str:
+    Raises:
+        ValueError: it is in another encoding than it says.
+        LookupError: it names no encoding.
+    """
+    for mark, encoding in _BOMS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding)
+    for line in content.split(b"\n")[:2]:
+        if line.startswith(b"#") and (found := _CODING.search(line)):
+            return content.decode(found[1].decode("ascii"))
     try:
-        parts = shlex.split(text)
-    except ValueError:
-        return text
-    return parts[0] if len(parts) == 1 else text
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode(locale.getpreferredencoding(do_setlocale=False))
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a requirements file, joined where they end in a backslash, without comments; with their numbers."""
+    first, parts = 0, list[str]()
+    for number, line in enumerate(text.splitlines(), 1):
+        comment = _COMMENT.match(line)
+        first = first if parts else number
+        parts.append(f" {line}" if comment else line)
+        if line.endswith("\\") and not comment:
+            parts[-1] = line.strip("\\")
+            continue
+        if joined := _COMMENT.sub("", "".join(parts)).strip():
+            yield first, joined
+        parts = []
+    if joined := _COMMENT.sub("", "".join(parts)).strip():
+        yield first, joined
+
+
+def parse_line(number: int, text: str) -> Line:
+    """Take a logical line apart.
+
+    Raises:
+        ValueError: pip would not understand it.
+    """
+    words = text.split(" ")
+    at = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    options, _ = _parser().parse_args(shlex.split(" ".join(words[at:])))
+    if wrong := [each for each in options.hashes or () if not _HASH.match(each)]:
+        raise ValueError(f"{wrong[0]} is no hash like sha256:abcd…")
+    return Line(number, " ".join(words[:at]), options, text)
+
+
+class _Parser(optparse.OptionParser):
+    def error(self, msg: str) -> NoReturn:
+        raise ValueError(msg)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(add_help_option=False)
+    parser.add_option("-i", "--index-url", "--pypi-url", dest="index")
+    for names, name in _LISTS.items():
+        parser.add_option(*names, dest=name, action="append")
+    for names, name in _FLAGS.items():
+        parser.add_option(*names, dest=name, action="store_true")
+    return parser
+
+
+class _Reader:
+    def __init__(self, directory: Path, checkout: Path) -> None:
+        self.found = Requirements()
+        self._directory = directory
+        self._checkout = checkout
+
+    def read(self, path: Path, *, constraint: bool, above: tuple[Path, ...]) -> None:
+        real = path.resolve()
+        name = str(real.relative_to(self._checkout)) if real.is_relative_to(self._checkout) else path.name
+        if not inside(path, self._checkout, name).is_file():
+            raise EnvironmentBuildError(f"{name} is to be read as a requirements file, and is no file")
+        normalized = _normal(path)
+        if normalized in above:
+            raise EnvironmentBuildError(f"{name} includes itself")
+        content = self.found.files[name] = real.read_bytes()
+        try:
+            text = decode(content)
+        except (ValueError, LookupError) as undecodable:
+            raise EnvironmentBuildError(f"{name} cannot be decoded: {undecodable}") from undecodable
+        for number, logical in logical_lines(text):
+            self.found.empty = False
+            self.found.variables.update(_VARIABLE.findall(logical))
+            try:
+                line = parse_line(number, _expanded(logical))
+            except ValueError as wrong:
+                raise EnvironmentBuildError(f"{name}, line {number}: {logical!r}: {wrong}") from wrong
+            self._take(line, path, name, above=(*above, normalized))
+            self._keep(parse_line(number, logical), path, constraint=constraint)
+
+    def _take(self, line: Line, path: Path, name: str, *, above: tuple[Path, ...]) -> None:
+        """Follow what a line refers to."""
+        options, referrer = line.options, f"{name}, line {line.number},"
+        self.found.only_pip |= bool(options.only_pip or options.as_pip)
+        if line.installs:
+            self._note(line.installs, referrer, editable=not line.requirement)
+        elif line.includes and not _REMOTE_FILE.match(line.includes):
+            target = path.parent / line.includes
+            inside(target, self._checkout, referrer)
+            self.read(target, constraint=not options.requirements, above=above)
+
+    def _keep(self, line: Line, path: Path, *, constraint: bool) -> None:
+        """Write a line, which may name variables, as uv reads it."""
+        options = line.options
+        if line.installs:
+            hashes = "".join(f" --hash={each}" for each in options.hashes or ())
+            kept = self.found.constraints if constraint else self.found.lines
+            kept.append(f"{line.requirement}{hashes}" if line.requirement else f"-e {line.installs}")
+        elif line.includes:
+            if _REMOTE_FILE.match(line.includes):
+                self.found.lines.append(f"{'-r' if options.requirements else '-c'} {line.includes}")
+        else:
+            if options.find_links:
+                options.find_links = [self._find_links(options.find_links[0], path)]
+            self.found.lines += ["--no-index"] if options.no_index else []
+            for name, option in _FOR_UV.items():
+                given = getattr(options, name) or ()
+                self.found.lines += [f"{option} {each}" for each in ([given] if isinstance(given, str) else given)]
+
+    def _find_links(self, target: str, path: Path) -> str:
+        """Where packages are looked for: for a directory, beside the file, else where it is installed from."""
+        if "://" in target and not target.startswith("file:"):
+            return target
+        self.found.local = True
+        beside, here = path.parent / target, self._directory / target
+        place = next((place for place in (beside, here) if place.exists()), None)
+        if place is None and not target.startswith(("/", "file:")):
+            inside(beside, self._checkout, path.name, installed=True)
+        return str(_normal(place)) if place else target
+
+    def _note(self, text: str, referrer: str, *, editable: bool) -> None:
+        target = local_target(text, self._directory, editable=editable)
+        if target is None:
+            return
+        self.found.local = True
+        place = self._directory / (unquote(urlsplit(target).path) if target.lower().startswith("file:") else target)
+        if _normal(place).is_relative_to(self._checkout):
+            inside(place, self._checkout, referrer, installed=True)
+        elif not target.startswith(("/", "file:/")):
+            raise EnvironmentBuildError(f"{referrer} leads outside of the repository: {target}")
+
+
+def local_target(text: str, directory: Path, *, editable: bool = False) -> str | None:
+    """The path or ``file:`` URL that a requirement installs; None if it comes from elsewhere."""
+    is_url = _URL.match(text) is not None
+    bare = text if editable else text.split("; " if is_url else ";", 1)[0].strip()
+    if is_url:
+        return bare if bare.lower().startswith("file:") else None
+    if direct := _DIRECT.fullmatch(bare.partition(" ;")[0]):
+        url = direct["url"]
+        return None if _URL.match(url) and not url.lower().startswith("file:") else url
+    stripped = _EXTRAS.fullmatch(bare)
+    path = stripped[1].strip() if stripped else bare
+    if editable or "/" in path or path.startswith("."):
+        return path
+    if _ARCHIVE.search(path) and ("@" not in path or (directory / path).is_file()):
+        return path
+    return None
+
+
+def _normal(path: Path) -> Path:
+    return type(path)(os.path.normpath(path.absolute()))
+
+
+def _expanded(text: str) -> str:
+    return _VARIABLE.sub(lambda found: os.environ.get(found[1]) or found[0], text)

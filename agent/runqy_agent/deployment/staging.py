@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runqy_agent.deployment.git import Checkout
@@ -11,8 +13,7 @@ from runqy_agent.deployment.requirements import MissingPathError
 from runqy_agent.errors import GitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from runqy_agent.deployment.environment import EnvironmentPlan
     from runqy_agent.deployment.git import Repository, Resolved
@@ -25,8 +26,8 @@ async def check_out(
 ) -> tuple[str, EnvironmentPlan]:
     """Fetch and check out into ``staging/code``; return the commit and the plan of its environment.
 
-    A sparse checkout may lack what ``code_path`` is a link to, or what a requirements file includes: that is checked
-    out as well.
+    A sparse checkout may lack what ``code_path`` is a link to, what links in it lead to, or what a requirements file
+    includes: that is checked out as well. If something of the repository itself is installed, all of it is.
 
     Args:
         repository: where from.
@@ -36,7 +37,7 @@ async def check_out(
         plan: works out the environment for a commit from the files there are.
 
     Raises:
-        GitError: fetching failed, or ``code_path`` is no directory inside the repository.
+        GitError: fetching failed, ``code_path`` is no directory inside the repository, or a link leads out of it.
         EnvironmentBuildError: the dependency files are not usable.
     """
     checkout = Checkout("", staging / "code", staging / "index", code_path)
@@ -50,16 +51,58 @@ async def check_out(
     while True:
         try:
             planned = await asyncio.to_thread(plan, checkout.commit)
-            break
         except MissingPathError as elsewhere:
-            if not code_path or elsewhere.path in checkout.extra:
+            if checkout.whole or (elsewhere.path in checkout.extra and not elsewhere.installed):
                 raise
             checkout.extra += (elsewhere.path,)
-            await repository.update(checkout)
+            checkout.whole = elsewhere.installed
+        else:
+            if checkout.whole or not planned.dependencies.local:
+                await _follow_links(repository, checkout)
+                break
+            checkout.whole = True  # a build may read whatever it finds on its author's machine
+        await repository.update(checkout)
     await asyncio.to_thread(checkout.index.unlink)
     if (checkout.directory / ".gitmodules").is_file():
         log.warning("the repository has submodules, which are not fetched")
     return checkout.commit, planned
+
+
+async def _follow_links(repository: Repository, checkout: Checkout) -> None:
+    """Check out what links lead to, and what links in there lead to.
+
+    Raises:
+        GitError: one leads outside of the repository.
+    """
+    while missing := await asyncio.to_thread(_missing_targets, checkout):
+        checkout.extra += tuple(sorted(missing))
+        await repository.update(checkout)
+
+
+def _missing_targets(checkout: Checkout) -> set[str]:
+    root = checkout.directory.resolve()
+    wanted = [root / path for path in (checkout.code_path, *checkout.extra)]
+    missing = set[str]()
+    for link in (link for place in wanted for link in _links(place)):
+        name = link.relative_to(root)
+        try:
+            real = link.resolve()
+        except RuntimeError:  # links that lead to each other: Python 3.13 gives the path back
+            continue
+        if not real.is_relative_to(root):
+            raise GitError(f"{name} is a link that leads outside of the repository, to {link.readlink()}")
+        target = str(real.relative_to(root))
+        if not real.exists() and not checkout.whole and target not in checkout.extra:
+            missing.add(target)
+    return missing
+
+
+def _links(place: Path) -> Iterator[Path]:
+    if place.is_symlink():
+        yield place
+    for directory, directories, files in os.walk(place):
+        paths = (os.path.join(directory, name) for name in (*directories, *files))  # noqa: PTH118 - many, as strings
+        yield from (Path(path) for path in paths if os.path.islink(path))  # noqa: PTH114 - the same
 
 
 def _missing_code_path(checkout: Checkout) -> str:
