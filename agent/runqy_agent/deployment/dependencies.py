@@ -48,6 +48,7 @@ class Dependencies:
         local: whether code of the repository itself is installed, so that the result depends on the whole commit.
         empty: whether there is nothing to install, where that is known without a tool.
         only_pip: whether only pip understands all that is said.
+        as_written: whether pip is given the file itself, not ``packages``.
         hashed: for a lock, whether all of its packages have hashes.
         indexes: further package indexes (or directories of packages) that a lock names.
         notes: what the operator should know, for the log.
@@ -61,6 +62,7 @@ class Dependencies:
     local: bool = False
     empty: bool = False
     only_pip: bool = False
+    as_written: bool = False
     hashed: bool = False
     indexes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -104,6 +106,7 @@ def _in_directory(directory: Path, root: Path, python: tuple[int, int, int]) -> 
             local=read.local,
             empty=read.empty,
             only_pip=read.only_pip,
+            as_written=read.only_pip or not read.rewritten,
         )
     if not (pyproject.is_symlink() or pyproject.is_file()):
         return None

@@ -198,7 +198,7 @@ class _Builder:
             argv.append("--no-deps")  # the lock has them all; an override in it may even contradict a package
         if dependencies.kind == "project":
             argv.append(str(dependencies.directory))
-        elif dependencies.kind == "requirements" and self._needs_pip:
+        elif dependencies.as_written and self._needs_pip:
             argv += ["-r", "requirements.txt"]
         else:
             argv += ["-r", self._write("requirements.txt", self._packages)]

@@ -91,6 +91,7 @@ class Requirements:
         variables: the environment variables that are named.
         local: whether it installs anything from a local path.
         only_pip: whether it says something that only pip understands.
+        rewritten: whether ``lines`` say something in a form that older versions of pip understand better.
         empty: whether there is nothing but blank lines and comments.
     """
 
@@ -100,6 +101,7 @@ class Requirements:
     variables: set[str] = field(default_factory=set)
     local: bool = False
     only_pip: bool = False
+    rewritten: bool = False
     empty: bool = True
 
 
@@ -272,7 +274,7 @@ class _Reader:
         if line.installs:
             hashes = "".join(f" --hash={each}" for each in options.hashes or ())
             kept = self.found.constraints if constraint else self.found.lines
-            kept.append(f"{line.requirement}{hashes}" if line.requirement else f"-e {line.installs}")
+            kept.append(f"{self._absolute(line.requirement)}{hashes}" if line.requirement else f"-e {line.installs}")
         elif line.includes:
             if _REMOTE_FILE.match(line.includes):
                 self.found.lines.append(f"{'-r' if options.requirements else '-c'} {line.includes}")
@@ -283,6 +285,15 @@ class _Reader:
             for name, option in _FOR_UV.items():
                 given = getattr(options, name) or ()
                 self.found.lines += [f"{option} {each}" for each in ([given] if isinstance(given, str) else given)]
+
+    def _absolute(self, requirement: str) -> str:
+        """``name @ file:../path`` as ``name @ file:///path``."""
+        direct = _DIRECT.match(requirement)
+        if not direct or not (relative := re.match(r"file:(?!/)(.+)", direct["url"])):
+            return requirement
+        self.found.rewritten = True
+        url = _normal(self._directory / relative[1]).as_uri()
+        return requirement[: direct.start("url")] + url + requirement[direct.end("url") :]
 
     def _find_links(self, target: str, path: Path) -> str:
         """Where packages are looked for: for a directory, beside the file, else where it is installed from."""
