@@ -14,7 +14,8 @@ from pip._internal.network.session import PipSession
 from pip._internal.req.constructors import parse_req_from_editable, parse_req_from_line
 from pip._internal.req.req_file import RequirementsFileParser, get_line_parser
 
-from runqy_agent.deployment.requirements import MissingPathError, local_target, read_requirements
+from runqy_agent.deployment.requirement_lines import local_target
+from runqy_agent.deployment.requirements import MissingPathError, read_requirements
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
 from runqy_agent.deployment.dependencies import find_dependencies
 from runqy_agent.deployment.environment import EnvironmentStore, build_environment, plan_environment
 from runqy_agent.deployment.files import explain, locked, remove_tree
-from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError
+from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError, repository_name
 from runqy_agent.deployment.git_access import NO_REDIRECTS, prepare_access
 from runqy_agent.deployment.holds import hold
 from runqy_agent.deployment.in_flight import InFlight
@@ -102,7 +101,7 @@ class Deployer:
             access = prepare_access(location, self._git, git_token, self._root)
             if self._bounds.of_repositories:
                 access = replace(access, options=(*access.options, *NO_REDIRECTS))
-            repository = Repository(self._root / "repositories" / _repository_name(location.url), access)
+            repository = Repository(self._root / "repositories" / repository_name(location.url), access)
             key = (location.url, source.branch, access.secrets)
             asking = self._asking.ask(key, lambda: repository.resolve(source.branch))
             # No answer depends on another, and the network is the slowest.
@@ -240,8 +239,7 @@ class Deployer:
 
     def _plan(self, code: Path, commit: str, order: _Order) -> EnvironmentPlan:
         dependencies = find_dependencies(code, order.source.code_path, order.interpreter.version)
-        # Local code is installed out of its release, and belongs to it.
-        origin = f"{order.queue} {commit} {order.source.code_path}"
+        origin = f"{order.queue} {commit} {order.source.code_path}"  # as many as there are releases
         return plan_environment(self._settings, order.interpreter, dependencies, origin)
 
     def _plan_of(self, stored: StoredRelease, order: _Order) -> EnvironmentPlan | None:
@@ -261,11 +259,7 @@ class Deployer:
         store.prune(self._settings.keep_releases, self._usable.is_usable)
         left = list(every_release(self._root))
         self._environments.prune(record.environment for record in left)
-        repositories = {_repository_name(record.git_url) for record in left}
+        repositories = {repository_name(record.git_url) for record in left}
         for path in (self._root / "repositories").glob("*"):
             if path.name not in repositories:
                 remove_tree(path)
-
-
-def _repository_name(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()[:20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import hashlib
 import logging
 import os
 import re
@@ -240,6 +241,11 @@ class Repository:
             keep=keep,
         )
         return await run(command)
+
+
+def repository_name(url: str) -> str:
+    """The directory name of the cache of what was fetched from ``url``."""
+    return hashlib.sha256(url.encode()).hexdigest()[:20]
 
 
 def _sparse_patterns(code_path: str, extra: Sequence[str]) -> str:
