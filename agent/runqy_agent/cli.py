@@ -91,6 +91,10 @@ def _execute(command: str, arguments: argparse.Namespace, parser: argparse.Argum
         return host_commands.execute(command, arguments, path, overrides)
     from runqy_agent.config import load_config  # noqa: PLC0415 - the commands on the host are quick without it
 
+    if command == "run":
+        from runqy_agent.hardening import keep_memory_private  # noqa: PLC0415 - the same
+
+        keep_memory_private()  # before there is a secret in it
     config = load_config(path, overrides=overrides)
     if command == "validate":
         return _validate(config)
