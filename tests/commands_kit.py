@@ -89,11 +89,15 @@ class Worker:
     Attributes:
         address: of its status endpoint.
         answer: gives the next answer: a status, bytes to send as they are, or None to hang up.
+        asked: what it was asked to do, in order.
+        refusal: code and words with which it refuses that; None if it does it.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.answer: Callable[[], Status | bytes | None] = worker_status
+        self.asked: list[str] = []
+        self.refusal: tuple[int, str] | None = None
 
     def says(self, **changes: Any) -> None:
         """From now on it says this, with fresh times."""
@@ -111,6 +115,15 @@ class Worker:
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+            def do_POST(self) -> None:
+                code, words = worker.refusal or (202, "")
+                answer = {"error": words} if words else worker.answer()
+                if not words:
+                    worker.asked.append(self.path)
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
 
             def address_string(self) -> str:
                 return "unix"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
 from runqy_agent.child_environment import PROCESS, inherit, secrets_in
+from runqy_agent.config.local import listen_address, token_directories
+from runqy_agent.config.places import AUTO
 from runqy_agent.errors import ExitCode, RunqyAgentError
 from runqy_agent.redaction import Redactor
 from runqy_agent.reporting.logs import configure_logging
@@ -63,7 +67,14 @@ async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config
     worker = Worker(config, redactor=redactor)
     worker.reread = reread
     systemd = Systemd()
-    server = StatusServer(config.status.listen, worker.describe, worker.output)
+    server = StatusServer(
+        listen_address(config, os.environ),
+        worker.describe,
+        worker.output,
+        actions={"drain": worker.pause, "resume": partial(worker.pause, paused=False), "redeploy": worker.redeploy},
+        optional=config.status.listen == AUTO,
+        token_directories=token_directories(config, os.environ),
+    )
     stopped = False
 
     def stop(signum: signal.Signals) -> None:
@@ -77,7 +88,7 @@ async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop, signum)
     loop.add_signal_handler(signal.SIGTSTP, worker.pause)
-    loop.add_signal_handler(signal.SIGCONT, lambda: worker.pause(paused=False))
+    loop.add_signal_handler(signal.SIGCONT, partial(worker.pause, paused=False))
     loop.add_signal_handler(signal.SIGHUP, worker.redeploy)
     await server.start()
     watchdog = asyncio.create_task(systemd.feed_watchdog(worker.hung), name="watchdog")
@@ -85,7 +96,7 @@ async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config
     def report() -> None:
         status = worker.describe()
         systemd.tell(status["status"], in_words(status))
-        systemd.reloading(now=worker.redeploying)
+        systemd.reloading(now=bool(status["redeploy"] and status["redeploy"]["running"]))
 
     def changed() -> None:
         loop.call_soon(report)  # whoever has changed something must not suffer from what goes wrong here

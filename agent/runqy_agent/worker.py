@@ -253,23 +253,21 @@ class Worker(Lifecycle):
 
     # Told from outside.
 
-    def pause(self, *, paused: bool = True) -> None:
-        """Take no more tasks but stay up, or take them again."""
-        if self._processor is not None and self.status != "bootstrapping" and not self._stop_requested.is_set():
-            self._processor.hold(draining=paused)
-            self._become("draining" if paused else "running")
+    def pause(self, *, paused: bool = True) -> bool:
+        """Take no more tasks but stay up, or take them again. Returns whether it does: not before it runs."""
+        if self._processor is None or self.status == "bootstrapping" or self._stop_requested.is_set():
+            return False
+        self._processor.hold(draining=paused)
+        self._become("draining" if paused else "running")
+        return True
 
-    def redeploy(self) -> None:
-        """Go over to new code if there is some, without losing a task. How that goes, the status tells."""
+    def redeploy(self) -> bool:
+        """Go over to new code if there is some, as the status tells. Returns whether it does: not before it runs."""
         if self._rollout and self.status in {"running", "draining"} and not self._stop_requested.is_set():
             self._rollout.redeploy()
-        else:
-            log.warning("there is nothing to redeploy: the worker is %s", self.status)
-
-    @property
-    def redeploying(self) -> bool:
-        """Whether it is at that."""
-        return self._rollout is not None and self._rollout.progress.running
+            return True
+        log.warning("there is nothing to redeploy: the worker is %s", self.status)
+        return False
 
     # Reports.
 

@@ -7,16 +7,17 @@ import os
 import signal
 import socket
 import stat
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from host_kit import Manager, asked, command
 from runqy_agent._version import __version__
-from runqy_agent.config.settings import StatusSettings
 from stage import Agent, author_code, until
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 @pytest.fixture
 def address(tmp_path: Path) -> str:
     return str(tmp_path / "status.sock")
+
+
+@pytest.fixture
+def runtime() -> Iterator[Path]:
+    """A runtime directory of this user's, with a short name: that of a socket is limited."""
+    with tempfile.TemporaryDirectory(prefix="rq-") as path:
+        yield Path(path)
 
 
 @pytest.fixture
@@ -162,11 +170,82 @@ def test_metrics_are_in_the_format_of_prometheus(stage: Stage) -> None:
     assert 'runqy_agent_process_ready{queue="inference"} 1.0' in text
 
 
-def test_two_workers_that_nobody_told_where_to_listen_both_run(stage: Stage) -> None:
+def test_workers_that_nobody_told_where_to_listen_do_not_collide_and_commands_find_each(
+    stage: Stage, runtime: Path, tmp_path: Path
+) -> None:
     stage.queue("inference")
-    default = StatusSettings().listen
-    first, second = (stage.agent(status_listen=default).wait_running() for _ in range(2))
-    assert any("there is no status endpoint" in each.log() for each in (first, second))
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    configs = [tmp_path / "one" / "config.yml", tmp_path / "two" / "config.yml"]
+    pids = {}
+    for config in configs:
+        config.parent.mkdir()
+        config.write_text("worker: {concurrency: 2}\n")
+        agent = stage.agent(config_file=config, status_listen="auto", environment=environment).wait_running()
+        pids[config] = agent.pid
+    for config in configs:
+        done = command("status", "--json", "--config", str(config), environment=environment)
+        assert json.loads(done.stdout)["pid"] == pids[config]
+    sockets = sorted((runtime / "runqy-agent").iterdir())
+    assert len(sockets) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o660}
+    unsaid = command("status", environment=environment)
+    assert unsaid.returncode == 2
+    assert all(str(path) in unsaid.stderr for path in sockets)
+    os.kill(pids[configs[0]], signal.SIGKILL)  # its socket stays, and counts no more
+    until(lambda: command("health", "-c", str(configs[0]), environment=environment).returncode == 1, "it is gone")
+    done = command("status", "--json", environment=environment)
+    assert json.loads(done.stdout)["pid"] == pids[configs[1]]
+    assert sorted((runtime / "runqy-agent").iterdir()) == sockets
+    again = stage.agent(config_file=configs[0], status_listen="auto", environment=environment).wait_running()
+    done = command("status", "--json", "--config", str(configs[0]), environment=environment)
+    assert json.loads(done.stdout)["pid"] == again.pid
+
+
+def test_a_second_worker_with_the_same_settings_goes_on_without_an_endpoint(stage: Stage, runtime: Path) -> None:
+    stage.queue("inference")
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    first, second = (stage.agent(status_listen="auto", environment=environment).wait_running() for _ in range(2))
+    assert "there is no status endpoint" not in first.log()
+    assert "there is no status endpoint" in second.log()
+    done = command("status", "--json", environment=environment | {"RUNQY_QUEUES": "inference"})
+    assert json.loads(done.stdout)["pid"] == first.pid
+
+
+def test_a_worker_does_what_its_endpoint_is_asked_over_tcp_where_its_settings_lead_to_the_token(
+    stage: Stage, runtime: Path, tmp_path: Path
+) -> None:
+    stage.queue("inference")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {"XDG_RUNTIME_DIR": str(runtime)}
+    stage.agent(status_listen=address, environment=environment).wait_running()
+    elsewhere = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    refused = command("drain", "--address", address, environment=elsewhere)
+    assert refused.returncode == 1
+    assert "wants its token" in refused.stderr
+    assert command("drain", "--address", address, environment=environment).stdout == "draining, 0 tasks are running\n"
+    assert command("drain", "--undo", "--address", address, environment=environment).returncode == 0
+    assert "unchanged" in command("redeploy", "--address", address, environment=environment).stdout
+    assert command("logs", "--address", address, environment=environment).returncode == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /status HTTP/1.1\r\n"], ids=["idle", "half a request"])
+def test_connections_that_ask_nothing_do_not_make_a_healthy_worker_look_sick(stage: Stage, sent: bytes) -> None:
+    stage.queue("inference")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agent = stage.agent(status_listen=f"127.0.0.1:{port}").wait_running()
+    idle = []
+    for _ in range(200):
+        idle.append(socket.create_connection(("127.0.0.1", port)))
+        idle[-1].sendall(sent)
+    for _ in range(3):
+        assert asked("health", "--address", f"127.0.0.1:{port}")["state"] == "healthy"
+    assert len(psutil.Process(agent.pid).net_connections("tcp")) < 120
+    for connection in idle:
+        connection.close()
 
 
 def test_systemd_hears_when_the_worker_is_ready_and_when_it_stops(stage: Stage, manager: Manager) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from commands_kit import Systemd, Worker, process, worker_status
@@ -342,77 +342,91 @@ def test_health_gives_up_on_a_unit_that_systemd_keeps_restarting(
 # drain
 
 
-@pytest.fixture
-def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, signal.Signals]]:
-    sent: list[tuple[int, signal.Signals]] = []
-    monkeypatch.setattr(os, "kill", lambda pid, signum: sent.append((pid, signum)))
-    return sent
-
-
-def test_drain_signals_the_worker_and_waits_until_nothing_runs(
-    worker: Worker, ask: Callable[..., Answer], signals: list[tuple[int, signal.Signals]]
-) -> None:
+def test_drain_asks_the_worker_and_waits_until_nothing_runs(worker: Worker, ask: Callable[..., Answer]) -> None:
     running = iter([2, 2, 1, 0])
-    worker.answer = lambda: worker_status(running=next(running), status="draining" if signals else "running")
+    worker.answer = lambda: worker_status(running=next(running), status="draining" if worker.asked else "running")
     answer = ask("drain", "--json")
     assert answer.code == 0
     assert answer.json == {"worker_id": "host:7:old", "status": "draining", "running": 0, "done": True}
-    assert signals == [(7, signal.SIGTSTP)]
+    assert worker.asked == ["/drain"]
 
 
-def test_drain_is_one_while_tasks_are_running_at_the_deadline(
-    worker: Worker, ask: Callable[..., Answer], signals: list[tuple[int, signal.Signals]]
-) -> None:
+def test_drain_is_one_while_tasks_are_running_at_the_deadline(worker: Worker, ask: Callable[..., Answer]) -> None:
     worker.says(running=2, status="draining")
     answer = ask("drain", "--wait", "10ms")
     assert (answer.code, answer.out) == (1, "draining, 2 tasks are running\n")
 
 
-def test_undo_waits_until_the_worker_runs(
-    worker: Worker, ask: Callable[..., Answer], signals: list[tuple[int, signal.Signals]]
-) -> None:
+def test_undo_waits_until_the_worker_runs(worker: Worker, ask: Callable[..., Answer]) -> None:
     states = iter(["draining", "draining", "running"])
     worker.answer = lambda: worker_status(status=next(states))
     assert ask("drain", "--undo").code == 0
-    assert signals == [(7, signal.SIGCONT)]
+    assert worker.asked == ["/resume"]
 
 
-def test_a_worker_that_is_starting_is_drained_when_it_runs(
-    worker: Worker, ask: Callable[..., Answer], signals: list[tuple[int, signal.Signals]]
-) -> None:
+def test_a_worker_that_is_starting_is_drained_when_it_runs(worker: Worker, ask: Callable[..., Answer]) -> None:
     worker.says(status="bootstrapping")
     assert ask("drain", "--wait", "10ms").code == 1
-    assert signals == []
-    states = iter(["bootstrapping", "running", "draining"])
+    assert worker.asked == []
+    states = iter(["bootstrapping", "running", "running", "draining"])
     worker.answer = lambda: worker_status(status=next(states))
     assert ask("drain").code == 0
-    assert signals == [(7, signal.SIGTSTP)]
+    assert worker.asked == ["/drain"]
 
 
-def test_with_a_unit_its_main_process_is_signalled(
-    worker: Worker, systemd: Systemd, ask: Callable[..., Answer], signals: list[tuple[int, signal.Signals]]
+REDEPLOYED = {"redeploy": {"number": 1, "running": False, "at": 1.0, "results": {}}}
+
+
+@pytest.mark.parametrize(("command", "after"), [("drain", {"status": "draining"}), ("redeploy", REDEPLOYED)])
+def test_with_a_unit_only_its_main_process_is_asked(
+    command: str, after: dict[str, Any], worker: Worker, systemd: Systemd, ask: Callable[..., Answer]
 ) -> None:
-    worker.says(status="draining")
-    systemd.knows(UnitState("active", "running", pid=88))
-    assert ask("drain", "--unit", "u").code == 0
-    assert signals == [(88, signal.SIGTSTP)]
+    worker.answer = lambda: worker_status(pid=88, **(after if worker.asked else {}))
+    systemd.knows(UnitState("active", "running", pid=88))  # what the worker says of itself does not count
+    foreign = ask(command, "--unit", "u")
+    assert (foreign.code, foreign.out) == (1, "")
+    assert f"the worker that answers is process {os.getpid()}, not that of u.service, which is 88" in foreign.err
     systemd.knows(UnitState())
-    assert "u.service has no process: it is inactive (dead)" in ask("drain", "--unit", "u").err
+    assert "u.service has no process: it is inactive (dead)" in ask(command, "--unit", "u").err
+    assert worker.asked == []
+    systemd.knows(UnitState("active", "running", pid=os.getpid()))
+    assert ask(command, "--unit", "u").code == 0
+    assert worker.asked == [f"/{command}"]
 
 
 @pytest.mark.parametrize(
-    ("error", "message"), [(PermissionError, "belongs to somebody else"), (ProcessLookupError, "has just ended")]
+    ("code", "message"),
+    [
+        (403, "belongs to somebody else; run this as root or as its user"),
+        (401, "wants its token, which cannot be read here"),
+        (405, "is of a version that cannot be asked for this"),
+        (409, "the worker does not do that now"),
+        (404, "is not a worker's status endpoint"),
+        (500, "no worker answers at"),
+    ],
 )
-def test_a_worker_that_cannot_be_signalled_is_an_error(
-    error: type[OSError], message: str, worker: Worker, ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["drain", "redeploy"])
+def test_a_worker_that_refuses_is_an_error(
+    command: str, code: int, message: str, worker: Worker, ask: Callable[..., Answer]
 ) -> None:
-    def kill(pid: int, signum: int) -> None:
-        raise error
-
-    monkeypatch.setattr(os, "kill", kill)
-    answer = ask("drain", "--json")
+    worker.refusal = (code, "the worker does not do that now")
+    answer = ask(command, "--json")
     assert (answer.code, answer.out) == (1, "")
     assert message in answer.err
+
+
+@pytest.mark.parametrize("command", ["drain", "redeploy"])
+def test_no_process_is_signalled_whatever_the_endpoint_says(
+    command: str, worker: Worker, ask: Callable[..., Answer]
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        worker.answer = lambda: worker_status(pid=victim.pid, **({"status": "draining"} | REDEPLOYED))
+        ask(command, "--wait", "10ms")
+        state = psutil.Process(victim.pid).status()
+        assert victim.poll() is None
+        assert state != psutil.STATUS_STOPPED
+        victim.communicate(b"\n", timeout=60)
+        assert victim.returncode == 0
 
 
 # heal

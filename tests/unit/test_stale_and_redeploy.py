@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -45,13 +43,6 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
         yield worker
 
 
-@pytest.fixture
-def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, signal.Signals]]:
-    sent: list[tuple[int, signal.Signals]] = []
-    monkeypatch.setattr(os, "kill", lambda pid, signum: sent.append((pid, signum)))
-    return sent
-
-
 def redeploy(worker: Worker, *arguments: str) -> int:
     return main(["redeploy", "--address", worker.address, *arguments])
 
@@ -59,9 +50,7 @@ def redeploy(worker: Worker, *arguments: str) -> int:
 # The command
 
 
-def test_redeploy_waits_for_the_one_that_it_asked_for(
-    worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_redeploy_waits_for_the_one_that_it_asked_for(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     # One is under way: its end is not the end of what this asks for.
     steps = [progress(1, running=True), progress(1, running=True), progress(2, running=True)]
     answers = iter([*steps, progress(2, inference=SWITCHED)])
@@ -69,14 +58,14 @@ def test_redeploy_waits_for_the_one_that_it_asked_for(
     assert redeploy(worker, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"worker_id": "host:7:old", "done": True, "results": {"inference": SWITCHED}, "restart": []}
-    assert signals == [(7, signal.SIGHUP)]
+    assert worker.asked == ["/redeploy"]
 
 
 @pytest.mark.parametrize("result", [FAILED, REFUSED])
 def test_redeploy_is_one_if_a_queue_does_not_serve_what_it_should_and_says_why(
-    result: dict[str, str], worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
+    result: dict[str, str], worker: Worker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worker.answer = lambda: worker_status(**progress(len(signals), images=SWITCHED, inference=result))
+    worker.answer = lambda: worker_status(**progress(len(worker.asked), images=SWITCHED, inference=result))
     assert redeploy(worker) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"images: switched, commit {NEW[:12]} serves",
@@ -85,10 +74,10 @@ def test_redeploy_is_one_if_a_queue_does_not_serve_what_it_should_and_says_why(
 
 
 def test_redeploy_is_one_if_something_waits_for_a_restart_and_says_what(
-    worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
+    worker: Worker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer() -> Any:
-        found = progress(len(signals), inference=SWITCHED)
+        found = progress(len(worker.asked), inference=SWITCHED)
         found["redeploy"]["restart"] = ["another Redis"]
         return worker_status(**found)
 
@@ -100,11 +89,9 @@ def test_redeploy_is_one_if_something_waits_for_a_restart_and_says_what(
     assert in_words(worker.answer()).startswith("running, to be restarted: ")
 
 
-def test_a_worker_of_an_older_version_that_does_not_tell_of_restarts_redeploys_too(
-    worker: Worker, signals: list[Any]
-) -> None:
+def test_a_worker_of_an_older_version_that_does_not_tell_of_restarts_redeploys_too(worker: Worker) -> None:
     def answer() -> Any:
-        found = progress(len(signals), inference=SWITCHED)
+        found = progress(len(worker.asked), inference=SWITCHED)
         del found["redeploy"]["restart"]
         return worker_status(**found)
 
@@ -112,13 +99,11 @@ def test_a_worker_of_an_older_version_that_does_not_tell_of_restarts_redeploys_t
     assert redeploy(worker) == 0
 
 
-def test_redeploy_is_one_if_it_has_not_ended_in_time_and_zero_if_nobody_waits(
-    worker: Worker, signals: list[Any]
-) -> None:
+def test_redeploy_is_one_if_it_has_not_ended_in_time_and_zero_if_nobody_waits(worker: Worker) -> None:
     worker.says(**progress(1, running=True))
     assert redeploy(worker, "--wait", "10ms") == 1
     assert redeploy(worker, "--wait", "0s") == 0
-    assert len(signals) == 2
+    assert len(worker.asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,19 +114,17 @@ def test_redeploy_is_one_if_it_has_not_ended_in_time_and_zero_if_nobody_waits(
         ({"status": "stopped"}, "the worker is stopped"),
     ],
 )
-def test_a_worker_that_does_not_redeploy_gets_no_signal(
-    changes: dict[str, Any], words: str, worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
+def test_a_worker_that_does_not_redeploy_is_not_asked(
+    changes: dict[str, Any], words: str, worker: Worker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worker.says(**changes)
     assert redeploy(worker, "--wait", "10ms") == 1
     assert words in capsys.readouterr().err
-    assert signals == []
+    assert worker.asked == []
 
 
-def test_a_worker_that_restarts_meanwhile_is_told_of(
-    worker: Worker, signals: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    worker.answer = lambda: worker_status(worker_id="host:8:new" if signals else "host:7:old")
+def test_a_worker_that_restarts_meanwhile_is_told_of(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    worker.answer = lambda: worker_status(worker_id="host:8:new" if worker.asked else "host:7:old")
     assert redeploy(worker) == 1
     assert "was restarted meanwhile" in capsys.readouterr().err
 

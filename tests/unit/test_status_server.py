@@ -17,7 +17,7 @@ from runqy_agent.clock import Clock
 from runqy_agent.commands.logs import as_text
 from runqy_agent.errors import ConfigError
 from runqy_agent.process.command import Printed
-from runqy_agent.reporting import status_server
+from runqy_agent.reporting import status_http
 from runqy_agent.reporting.output import Output
 from runqy_agent.reporting.status import in_words
 from runqy_agent.reporting.status_server import StatusServer
@@ -84,7 +84,7 @@ async def ask(path: Path, request: str | bytes) -> tuple[str, str]:
     writer.write(request if isinstance(request, bytes) else f"{request}\r\nHost: x\r\n\r\n".encode())
     try:
         head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE)).decode().partition("\r\n\r\n")
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         head = body = ""
     writer.close()
     return head, body
@@ -210,7 +210,7 @@ def test_a_request_that_does_not_end_is_cut_off_by_its_size(path: Path) -> None:
 
 
 def test_a_request_that_does_not_end_is_cut_off_by_the_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_server, "REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(status_http, "REQUEST_SECONDS", 0.05)
 
     async def client() -> None:
         assert await ask(path, b"GET /status HTTP/1.1\r\n") == ("", "")
@@ -218,19 +218,88 @@ def test_a_request_that_does_not_end_is_cut_off_by_the_time(path: Path, monkeypa
     serving(path, client)
 
 
-def test_more_clients_than_it_serves_at_once_are_cut_off_and_the_next_is_served(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(status_server, "MAX_CONNECTIONS", 2)
-
+@pytest.mark.parametrize("sent", [b"", b"GET /status HTTP/1.1\r\nHost: x\r\n"], ids=["idle", "half a request"])
+def test_the_oldest_idle_clients_make_room_and_whoever_asks_is_answered(path: Path, sent: bytes) -> None:
     async def client() -> None:
-        idle = [await asyncio.open_unix_connection(path) for _ in range(2)]
-        assert await ask(path, "GET /status HTTP/1.1") == ("", "")
+        idle = []
+        for number in range(3 * status_http.MAX_CONNECTIONS):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(sent)
+            idle.append((reader, writer))
+            if number % 16 == 0:
+                assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
+        late, early = idle[-1], idle[0]
+        assert await asyncio.wait_for(read_all(early[0]), PATIENCE) == b""
+        late[1].write(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" if not sent else b"\r\n")
+        assert (await asyncio.wait_for(late[0].read(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
         for _, writer in idle:
             writer.close()
+
+    serving(path, client)
+
+
+async def read_all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+def test_not_more_clients_are_kept_than_it_serves_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_http, "MAX_CONNECTIONS", 4)
+
+    async def client() -> None:
+        idle = [await asyncio.open_unix_connection(path) for _ in range(20)]
+        open_ones = {asyncio.create_task(read_all(reader)) for reader, _ in idle}
         deadline = time.monotonic() + PATIENCE
-        while not (await ask(path, "GET /status HTTP/1.1"))[0]:
+        while sum(not task.done() for task in open_ones) > 4:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
+        for _, writer in idle:
+            writer.close()
+        await asyncio.gather(*open_ones)
+
+    serving(path, client)
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_http, "REQUEST_SECONDS", 0.05)
+    output = Output(Clock())
+    for _ in range(500):
+        output.add(Printed("stdout", "x" * 4096, "q", 1))
+
+    async def client() -> None:
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(slow, str(path))
+            await asyncio.get_running_loop().sock_sendall(slow, b"GET /logs?lines=500 HTTP/1.1\r\n\r\n")
+            await asyncio.sleep(0.5)
+            received = 0
+            while part := await asyncio.get_running_loop().sock_recv(slow, 2**20):
+                received += len(part)
+            assert 0 < received < 500 * 4096
+
+    serving(path, client, output=output)
+
+
+def test_what_a_client_sends_after_its_request_changes_nothing(path: Path) -> None:
+    async def client() -> None:
+        twice = b"GET /status HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\n\r\n"
+        head, body = await ask(path, twice)
+        assert head.startswith("HTTP/1.1 200 ")
+        assert json.loads(body) == status()
+
+    serving(path, client)
+
+
+@pytest.mark.parametrize(
+    "line", ["no header", " folded: x", "Host: a\r\nHost: b", "Authorization: a\r\nauthorization: b"]
+)
+def test_a_head_that_can_be_read_in_two_ways_is_a_bad_request(path: Path, line: str) -> None:
+    async def client() -> None:
+        head, _ = await ask(path, f"GET /status HTTP/1.1\r\n{line}\r\n\r\n".encode())
+        assert head.startswith("HTTP/1.1 400 ")
 
     serving(path, client)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent.config.duration import parse_duration
-from runqy_agent.config.local import status_address
-from runqy_agent.errors import ExitCode
+from runqy_agent.config.local import LocalSettings
+from runqy_agent.errors import ConfigError, ExitCode
 from runqy_agent.health import NOT_READY_AFTER
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def add_commands(commands: Any, add_sources: Callable[[argparse.ArgumentParser],
         if name == "logs":
             _add_showing(parser)
         if name not in {"status", "logs"}:
-            signals = name in {"drain", "redeploy"}
-            text = "signal the main process of this unit" if signals else "ask systemd about this unit too"
+            acts = name in {"drain", "redeploy"}
+            text = "the worker must be the main process of this unit" if acts else "ask systemd about this unit too"
             parser.add_argument("--unit", default="", required=name == "heal", help=text)
             parser.add_argument("--user", action="store_true", help="the unit is one of systemd --user")
         if name in {"health", "heal"}:
@@ -135,7 +135,7 @@ def execute(command: str, arguments: argparse.Namespace, path: str | None, overr
         return _fleet(arguments, path, overrides)
     from runqy_agent.commands.endpoint import Endpoint  # noqa: PLC0415 - each command loads what it needs: it is quick
 
-    endpoint = Endpoint(arguments.address or status_address(path, os.environ, overrides))
+    endpoint = Endpoint(*_where(arguments.address, path, overrides))
     if command == "status":
         return _status(arguments, endpoint)
     if command == "logs":
@@ -149,6 +149,17 @@ def execute(command: str, arguments: argparse.Namespace, path: str | None, overr
 
     watcher = Watcher(endpoint, unit, arguments.not_ready_after)
     return _health(arguments, watcher) if command == "health" else _heal(arguments, watcher)
+
+
+def _where(address: str, path: str | None, overrides: Mapping[str, str]) -> tuple[str, list[Path]]:
+    """Return the address of the worker, and where its token may be."""
+    try:
+        settings = LocalSettings(path, os.environ, overrides)
+    except ConfigError:
+        if not address:
+            raise
+        settings = LocalSettings(None, os.environ)
+    return address or settings.address(), settings.token_directories()
 
 
 def _unit(arguments: argparse.Namespace) -> Unit:

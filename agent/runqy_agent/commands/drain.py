@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
-from runqy_agent.errors import RunqyAgentError
+from runqy_agent.commands.units import must_be_main_process
 
 if TYPE_CHECKING:
     from runqy_agent.commands.endpoint import Endpoint, Status
@@ -17,13 +15,13 @@ _LOOK_SECONDS = 0.1
 
 
 def drain(endpoint: Endpoint, unit: Unit | None, seconds: float, *, undo: bool) -> Status:
-    """Signal the worker, and wait until it has nothing in flight, or takes tasks again.
+    """Ask the worker, and wait until it has nothing in flight, or takes tasks again.
 
-    A worker that is still starting does not heed the signal: it gets it when it runs.
+    A worker that is still starting does not heed that: it is asked when it runs.
 
     Args:
         endpoint: of the worker.
-        unit: whose main process is signalled; None for the process that the endpoint names.
+        unit: whose main process the worker must be; None for any.
         seconds: how long to wait.
         undo: take tasks again.
 
@@ -31,7 +29,7 @@ def drain(endpoint: Endpoint, unit: Unit | None, seconds: float, *, undo: bool) 
         Its last status. Whether it got there, ``drained`` tells.
 
     Raises:
-        RunqyAgentError: no worker answers, or it may not be signalled.
+        RunqyAgentError: no worker answers, it is another than that of the unit, or it may not be asked.
     """
     deadline = time.monotonic() + seconds
     status = endpoint.must_answer()
@@ -40,8 +38,10 @@ def drain(endpoint: Endpoint, unit: Unit | None, seconds: float, *, undo: bool) 
         status = endpoint.must_answer()
     if status["status"] == "bootstrapping":
         return status
-    _signal(unit.main_process() if unit else status["pid"], undo=undo)
-    while True:  # what it said before the signal does not count
+    if unit is not None:
+        must_be_main_process(unit, endpoint.process(status))
+    endpoint.act("resume" if undo else "drain")
+    while True:  # what it said before it was asked does not count
         time.sleep(_LOOK_SECONDS)
         status = endpoint.must_answer()
         if drained(status, undo=undo) or time.monotonic() > deadline:
@@ -53,12 +53,3 @@ def drained(status: Status, *, undo: bool) -> bool:
     if undo:
         return bool(status["status"] == "running")
     return bool(status["status"] == "draining" and status["running"] == 0)
-
-
-def _signal(pid: int, *, undo: bool) -> None:
-    try:
-        os.kill(pid, signal.SIGCONT if undo else signal.SIGTSTP)
-    except PermissionError:
-        raise RunqyAgentError(f"process {pid} belongs to somebody else; run this as root or as its user") from None
-    except ProcessLookupError:
-        raise RunqyAgentError(f"the worker's process {pid} has just ended") from None

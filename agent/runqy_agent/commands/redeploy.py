@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
+from runqy_agent.commands.units import must_be_main_process
 from runqy_agent.errors import RunqyAgentError
 
 if TYPE_CHECKING:
@@ -18,21 +17,22 @@ _SHORT = 12
 
 
 def redeploy(endpoint: Endpoint, unit: Unit | None, seconds: float) -> tuple[Status, bool]:
-    """Signal the worker, and wait until the redeployment that this asked for has ended.
+    """Ask the worker, and wait until the redeployment that this asked for has ended.
 
-    A worker that is still starting does not heed the signal: it gets it when it runs. One that is redeploying already
+    A worker that is still starting does not heed that: it is asked when it runs. One that is redeploying already
     does it once more, without a pause between the two.
 
     Args:
         endpoint: of the worker.
-        unit: whose main process is signalled; None for the process that the endpoint names.
-        seconds: how long to wait; 0 only signals.
+        unit: whose main process the worker must be; None for any.
+        seconds: how long to wait; 0 only asks.
 
     Returns:
         Its last status, and whether the redeployment has ended.
 
     Raises:
-        RunqyAgentError: no worker answers, it may not be signalled, it has nothing to redeploy, or it ended meanwhile.
+        RunqyAgentError: no worker answers, it is another than that of the unit, it may not be asked, it has nothing to
+            redeploy, or it ended meanwhile.
     """
     deadline = time.monotonic() + seconds
     before = endpoint.must_answer()
@@ -43,12 +43,14 @@ def redeploy(endpoint: Endpoint, unit: Unit | None, seconds: float) -> tuple[Sta
         before = endpoint.must_answer()
     if before["status"] not in {"running", "draining"}:
         raise RunqyAgentError(f"the worker is {before['status']}: there is nothing to redeploy")
-    if not before.get("redeploy"):  # to such a worker the signal may mean its end
+    if not before.get("redeploy"):
         raise RunqyAgentError(f"the worker (version {before['version']}) does not redeploy; restart it instead")
-    _signal(unit.main_process() if unit else before["pid"])
+    if unit is not None:
+        must_be_main_process(unit, endpoint.process(before))
+    before = endpoint.act("redeploy")
     if not seconds:
         return before, False
-    while True:  # what it said before the signal does not count
+    while True:  # what it said before it was asked does not count
         time.sleep(_LOOK_SECONDS)
         status = endpoint.must_answer()
         if status["worker_id"] != before["worker_id"]:
@@ -79,12 +81,3 @@ def in_lines(status: Status) -> list[str]:
         for queue, each in status["redeploy"]["results"].items()
     ]
     return lines + [f"restart the worker to bring this into effect: {need}" for need in restart_needs(status)]
-
-
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGHUP)
-    except PermissionError:
-        raise RunqyAgentError(f"process {pid} belongs to somebody else; run this as root or as its user") from None
-    except ProcessLookupError:
-        raise RunqyAgentError(f"the worker's process {pid} has just ended") from None

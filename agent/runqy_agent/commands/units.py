@@ -77,6 +77,17 @@ class Unit:
         return _run(["systemctl", *self._scope, *arguments])
 
 
+def must_be_main_process(unit: Unit, pid: int) -> None:
+    """Make sure that a process is the main process of a unit.
+
+    Raises:
+        RunqyAgentError: it is another one, or as ``Unit.main_process`` does.
+    """
+    main = unit.main_process()
+    if pid != main:
+        raise RunqyAgentError(f"the worker that answers is process {pid}, not that of {unit.name}, which is {main}")
+
+
 def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(

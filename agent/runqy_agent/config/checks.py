@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from runqy_agent.config.address import is_loopback, parse_address, parse_addresses
 from runqy_agent.config.duration import format_duration
 from runqy_agent.config.patterns import CommandPattern, RepositoryPattern, pattern_problem, variable_problem
+from runqy_agent.config.places import AUTO
 
 if TYPE_CHECKING:
     from runqy_agent.config.settings import Config, Secret
@@ -170,11 +171,11 @@ class _Checks:
             path = listen.removeprefix("unix:")
             if not path or not path.isprintable():
                 self.problem("status.listen", f"found {listen!r}; after unix: stands the path of a socket")
-        elif listen:
+        elif listen not in {"", AUTO}:
             try:
                 parse_address(listen)
             except ValueError as error:
-                self.problem("status.listen", f"{error}, the path of a unix socket, or empty")
+                self.problem("status.listen", f"{error}, the path of a unix socket, {AUTO}, or empty")
 
     def pool(self) -> None:
         worker = self.config.worker

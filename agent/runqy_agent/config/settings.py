@@ -164,9 +164,9 @@ class RedisSettings(Section):
 
 
 class StatusSettings(Section):
-    """The local status endpoint; an empty address turns it off."""
+    """The local status endpoint; an empty address turns it off, and ``auto`` is for ``config.places`` to decide."""
 
-    listen: str = "127.0.0.1:9641"
+    listen: str = "auto"
 
 
 class LogSettings(Section):

@@ -1,11 +1,18 @@
-"""The local status endpoint: ``/status``, ``/health``, ``/metrics`` and ``/logs`` over HTTP, to read only."""
+"""The local status endpoint: what a worker says of itself over HTTP, and what it may be asked to do.
+
+Everybody who reaches it may read ``/status``, ``/health`` and ``/metrics``. Over TCP ``/logs`` and the actions need the
+token; over a unix socket, whose file says who may connect, the actions are for the worker's own user and root.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import hmac
+import ipaddress
 import logging
+import os
 import re
+import secrets
 import socket
 from http import HTTPStatus
 from pathlib import Path
@@ -13,53 +20,70 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from runqy_agent.config.address import is_loopback, parse_address
-from runqy_agent.config.settings import StatusSettings
+from runqy_agent.config.places import token_name
 from runqy_agent.errors import ConfigError
 from runqy_agent.health import judge
+from runqy_agent.peers import ROOT
 from runqy_agent.reporting import prometheus
+from runqy_agent.reporting.socket_files import identity, listen_at, remove
+from runqy_agent.reporting.status_http import Connections, Request, Response, error_response, json_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from runqy_agent.reporting.output import Output
     from runqy_agent.reporting.status import Status
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 5.0
-MAX_HEAD_BYTES = 8192
-MAX_CONNECTIONS = 32
-"""At once. Whoever opens more is cut off: the worker needs its file descriptors for itself."""
-SOCKET_MODE = 0o660
-_JSON = "application/json"
-_WORDS = 3  # of a request line
+TOKEN_MODE = 0o640
+_PAGES = ("/status", "/health", "/metrics", "/logs")
 _NUMBER = re.compile(r"[0-9]{1,15}")
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^\[\]:]+))(?::[0-9]{1,5})?")
 
 
 class StatusServer:
     """Answers as long as the worker lives, from before its start to after its drain."""
 
-    def __init__(self, listen: str, status: Callable[[], Status], output: Output | None = None) -> None:
+    def __init__(
+        self,
+        listen: str,
+        status: Callable[[], Status],
+        output: Output | None = None,
+        *,
+        actions: Mapping[str, Callable[[], bool]] | None = None,
+        optional: bool = False,
+        token_directories: Sequence[Path] = (),
+    ) -> None:
         """Make one; ``start`` opens it.
 
         Args:
             listen: ``host:port``, the path of a unix socket, or "" for none.
             status: gives what is told.
             output: what the processes have printed.
+            actions: what can be asked for with POST, by name; each tells whether the worker does it.
+            optional: whether to go on without, with a warning, where the address cannot be had.
+            token_directories: where the token may be kept that is asked for over TCP; the first that can be written.
         """
         self._listen = listen
         self._path = listen.removeprefix("unix:") if listen.startswith(("/", "unix:")) else ""
         self._status = status
         self._output = output
+        self._actions = actions or {}
+        self._optional = optional
+        self._token_directories = token_directories
+        self._token = secrets.token_urlsafe(32)
+        self._token_path: Path | None = None
+        self._host = ""
+        self._connections = Connections(self._answer)
         self._server: asyncio.Server | None = None
         self._file: tuple[int, int] | None = None
-        self._connections = 0
 
     async def start(self) -> None:
         """Begin to answer.
 
         Raises:
-            ConfigError: the address cannot be had. The default address is given up with a warning instead: two workers
+            ConfigError: the address cannot be had. An optional one is given up with a warning instead: two workers
                 may be on one host without anybody having thought of it.
         """
         if not self._listen:
@@ -68,124 +92,140 @@ class StatusServer:
             self._server = await (self._start_unix() if self._path else self._start_tcp())
         except OSError as error:
             reason = f"status.listen: cannot listen on {self._listen} ({error.strerror or error})"
-            if self._listen != StatusSettings().listen:
+            if not self._optional:
                 raise ConfigError(f"{reason}; set another address, or an empty one to do without") from None
             log.warning("%s; there is no status endpoint, set another address for one", reason)
+        else:
+            log.info("the status endpoint listens on %s", self._listen)
 
     async def _start_tcp(self) -> asyncio.Server:
-        host, port = parse_address(self._listen)
-        if not is_loopback(host):
+        self._host, port = parse_address(self._listen)
+        if not is_loopback(self._host):
             log.warning("status.listen: everybody who reaches %s can read this worker's status", self._listen)
-        return await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD_BYTES)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._connections.connection, self._host, port)
+        self._token_path = self._write_token(token_name(port))
+        return server
+
+    def _write_token(self, name: str) -> Path | None:
+        for directory in self._token_directories:
+            new = directory / f".{name}.{os.getpid()}"
+            try:
+                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+                new.unlink(missing_ok=True)
+                with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, TOKEN_MODE), "w") as file:
+                    file.write(self._token)
+                return new.replace(directory / name)
+            except OSError:
+                continue
+        places = ", ".join(map(str, self._token_directories)) or "no directory"
+        log.warning("status.listen: the token cannot be written (%s): no command can drain or redeploy", places)
+        return None
 
     async def _start_unix(self) -> asyncio.Server:
-        listener = _bind(Path(self._path))
-        self._file = _identity(Path(self._path))
-        return await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_HEAD_BYTES)
+        listener = listen_at(Path(self._path))
+        self._file = identity(Path(self._path))
+        return await asyncio.get_running_loop().create_unix_server(self._connections.connection, sock=listener)
 
     async def stop(self) -> None:
         """Answer no more."""
         if self._server is None:
             return
         self._server.close()
+        self._connections.close()
         if self._file is not None:
-            _remove(Path(self._path), self._file)
+            remove(Path(self._path), self._file)
+        if self._token_path is not None:
+            self._token_path.unlink(missing_ok=True)
         self._server = None
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, one answer."""
-        self._connections += 1
+    def _answer(self, request: Request) -> Response:
         try:
-            if self._connections <= MAX_CONNECTIONS:
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
-                writer.write(self._answer(head))
-                await asyncio.wait_for(writer.drain(), REQUEST_SECONDS)
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError, OSError):
-            pass  # whoever that was, it was not a request
-        finally:
-            self._connections -= 1
-            writer.close()
-
-    def _answer(self, head: bytes) -> bytes:
-        words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
-        if len(words) != _WORDS or not words[2].startswith("HTTP/1."):
-            return _response(HTTPStatus.BAD_REQUEST, _JSON, b'{"error": "this speaks HTTP/1.1"}')
-        method, (path, _, query) = words[0], words[1].partition("?")
-        if method not in {"GET", "HEAD"}:
-            return _response(HTTPStatus.METHOD_NOT_ALLOWED, _JSON, b'{"error": "only GET and HEAD"}')
-        try:
-            code, kind, body = self._page(path, query)
+            return self._refusal(request) or self._page(request)
         except Exception:
             log.exception("the status cannot be told")
-            code, kind, body = HTTPStatus.INTERNAL_SERVER_ERROR, _JSON, b'{"error": "see the log of the worker"}'
-        return _response(code, kind, body, head_only=method == "HEAD")
+            return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, "see the log of the worker")
 
-    def _page(self, path: str, query: str) -> tuple[HTTPStatus, str, bytes]:
-        if path not in {"/status", "/health", "/metrics", "/logs"}:
-            return HTTPStatus.NOT_FOUND, _JSON, b'{"error": "there are /status, /health, /metrics and /logs"}'
+    def _refusal(self, request: Request) -> Response | None:
+        """Why it is not answered: a page in a browser that was led here, what there is not, or who may not."""
+        if request.peer is None and not _is_for(request.headers.get("host", ""), self._host):
+            words = "the Host header names somebody else: use the address in status.listen, or localhost"
+            return error_response(HTTPStatus.MISDIRECTED_REQUEST, words)
+        is_action = request.path.removeprefix("/") in self._actions
+        methods = ["POST"] if is_action else ["GET", "HEAD"]
+        if request.method not in methods:
+            return error_response(
+                HTTPStatus.METHOD_NOT_ALLOWED, f"only {' and '.join(methods)}", f"Allow: {', '.join(methods)}"
+            )
+        if is_action or request.path in _PAGES:
+            return self._ban(request, is_action=is_action)
+        known = ", ".join((*_PAGES, *(f"POST /{name}" for name in self._actions)))
+        return error_response(HTTPStatus.NOT_FOUND, f"there are {known}")
+
+    def _ban(self, request: Request, *, is_action: bool) -> Response | None:
+        """Whoever may not: over TCP it takes the token, over a socket file the file lets in who may read."""
+        if request.peer is None:
+            if (is_action or request.path == "/logs") and not self._has_token(request):
+                words = "this needs the token of the endpoint (Authorization: Bearer)"
+                return error_response(HTTPStatus.UNAUTHORIZED, words, "WWW-Authenticate: Bearer")
+        elif is_action and request.peer.uid not in {ROOT, os.geteuid()}:
+            return error_response(HTTPStatus.FORBIDDEN, "only root and the worker's own user may do this")
+        return None
+
+    def _has_token(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode("latin-1"), f"Bearer {self._token}".encode())
+
+    def _page(self, request: Request) -> Response:
         status = self._status()
-        if path == "/logs":
-            return self._lines(status["worker_id"], dict(parse_qsl(query)))
-        if path == "/metrics":
-            return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.metrics(status)
-        if path == "/status":
-            return HTTPStatus.OK, _JSON, json.dumps(status).encode()
+        if request.method == "POST":
+            return self._act(request.path.removeprefix("/"), status)
+        if request.path == "/logs":
+            return self._lines(status["worker_id"], dict(parse_qsl(request.query)))
+        if request.path == "/metrics":
+            return Response(HTTPStatus.OK, prometheus.metrics(status), prometheus.CONTENT_TYPE)
+        if request.path == "/status":
+            return json_response(HTTPStatus.OK, status)
         verdict = judge(status, now=status["now"])
-        body = {"state": verdict.state, "reason": verdict.reason, "restart": verdict.restart}
         code = HTTPStatus.OK if verdict.well else HTTPStatus.SERVICE_UNAVAILABLE
-        return code, _JSON, json.dumps(body).encode()
+        return json_response(code, {"state": verdict.state, "reason": verdict.reason, "restart": verdict.restart})
 
-    def _lines(self, worker_id: str, wanted: dict[str, str]) -> tuple[HTTPStatus, str, bytes]:
+    def _act(self, name: str, before: Status) -> Response:
+        log.info("asked to %s over the status endpoint", name)
+        if not self._actions[name]():
+            return error_response(HTTPStatus.CONFLICT, f"the worker does not {name} now: it is {before['status']}")
+        return json_response(HTTPStatus.ACCEPTED, before)
+
+    def _lines(self, worker_id: str, wanted: dict[str, str]) -> Response:
         numbers = {name: wanted.get(name, default) for name, default in (("lines", "100"), ("after", "0"))}
         if not all(_NUMBER.fullmatch(text) for text in numbers.values()):
-            return HTTPStatus.BAD_REQUEST, _JSON, b'{"error": "lines and after are whole numbers"}'
+            return error_response(HTTPStatus.BAD_REQUEST, "lines and after are whole numbers")
         count, after = int(numbers["lines"]), int(numbers["after"])
         lines = self._output.newest(count, after, wanted.get("queue", "")) if self._output else []
-        return HTTPStatus.OK, _JSON, json.dumps({"worker_id": worker_id, "lines": lines}).encode()
+        return json_response(HTTPStatus.OK, {"worker_id": worker_id, "lines": lines})
 
 
-def _response(code: HTTPStatus, kind: str, body: bytes, *, head_only: bool = False) -> bytes:
-    head = f"HTTP/1.1 {code.value} {code.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-    if code is HTTPStatus.METHOD_NOT_ALLOWED:
-        head += "Allow: GET, HEAD\r\n"
-    return f"{head}Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode() + (b"" if head_only else body)
+def _is_for(given: str, host: str) -> bool:
+    """Whether a Host header names this endpoint. A page in a browser, whose name is made to lead here, names itself.
 
-
-def _bind(path: Path) -> socket.socket:
-    """Open a socket file; one that a dead worker has left is replaced, one that somebody serves is not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_socket() and not _somebody_answers(path):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(SOCKET_MODE)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove(path: Path, file: tuple[int, int]) -> None:
-    if _identity(path) == file:  # not the socket of somebody who came after us
-        path.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        file = path.lstat()
-    except OSError:
-        return None
-    return file.st_dev, file.st_ino
-
-
-def _somebody_answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            pass  # one that hangs, or that is not for us, is there too
+    Args:
+        given: the header.
+        host: of the address that is listened on.
+    """
+    found = _HOST.fullmatch(given)
+    if found is None:
+        return False
+    name, own = (found[1] or found[2]).lower(), socket.gethostname().lower()
+    if name == host.lower() or is_loopback(name):
         return True
+    if is_loopback(host):
+        return False
+    return _is_ip(name) or name == own or name.startswith(f"{own.partition('.')[0]}.")
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
