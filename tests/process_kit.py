@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from runqy_agent.clock import Clock
 from runqy_agent.config.duration import Duration
 from runqy_agent.config.settings import RecoverySettings
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from runqy_agent.process.command import Printed
     from runqy_agent.process.one_shot import OneShot
     from runqy_agent.process.pool import Pool
 
@@ -100,11 +103,36 @@ class Stage:
 
 
 def play(
-    runner: Pool | OneShot, commands: Sequence[Command], scene: Callable[[Stage], Coroutine[Any, Any, None]]
+    runner: Pool | OneShot,
+    commands: Sequence[Command],
+    scene: Callable[[Stage], Coroutine[Any, Any, None]],
+    *,
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
 ) -> None:
-    """A whole scene, in a new event loop."""
+    """A whole scene, in a new event loop. ``run`` makes that loop."""
 
     async def main() -> None:
         await Stage(runner, commands).play(scene)
 
-    asyncio.run(main())
+    run(main())
+
+
+def on_uvloop(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop, which the role installs."""
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.run(main)
+
+
+on_each_loop = pytest.mark.parametrize("run", [asyncio.run, on_uvloop], ids=["asyncio", "uvloop"])
+
+
+class Author:
+    """A program, and what it has printed as far as the agent saw."""
+
+    def __init__(self, directory: Path, code: str, **fields: Any) -> None:
+        self.printed: list[Printed] = []
+        self.command = command(directory, code, on_print=self.printed.append, **fields)
+
+    def texts(self, source: str = "stdout") -> list[str]:
+        """Its lines on one of its outputs."""
+        return [line.text for line in self.printed if line.source == source]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from process_kit import Stage, command, play, program, recovery
+from process_kit import Author, Stage, play, program, recovery
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure, Success
 from runqy_agent.process.one_shot import OneShot
@@ -17,25 +17,12 @@ from task_kit import taken
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from runqy_agent.process.command import Printed
-
 
 def runner(mode: str) -> Pool | OneShot:
     return Pool("q", recovery()) if mode == "long_running" else OneShot("q", recovery()())
 
 
 both_modes = pytest.mark.parametrize("mode", ["long_running", "one_shot"])
-
-
-class Author:
-    """A program, and what it has printed as far as the agent saw."""
-
-    def __init__(self, directory: Path, code: str, **fields: Any) -> None:
-        self.printed: list[Printed] = []
-        self.command = command(directory, code, on_print=self.printed.append, **fields)
-
-    def texts(self, source: str = "stdout") -> list[str]:
-        return [line.text for line in self.printed if line.source == source]
 
 
 @both_modes

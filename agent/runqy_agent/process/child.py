@@ -7,13 +7,14 @@ import logging
 import os
 import shlex
 import signal
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.process.descendants import Mark
 from runqy_agent.process.lines import LineSplitter
 from runqy_agent.process.outputs import MAX_LOG_LINE, Outputs
+from runqy_agent.process.pipes import InputPipe, OutputPipe
+from runqy_agent.process.spawning import spawn, watch_end
 
 if TYPE_CHECKING:
     from runqy_agent.process.command import Command
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 AFTERLIFE = 0.5
 """Seconds that descendants of an ended process may go on writing to its outputs."""
 
-_STDIN, _STDOUT, _STDERR = 0, 1, 2
-
 
 class Child:
     """A running process that speaks the task protocol.
@@ -34,7 +33,6 @@ class Child:
         pid: its process id, which is its process group too.
         ready: done when it said so; fails with ProcessNotReadyError.
         exited: done with its return code (negative: the signal) when it has ended and its output is read.
-        reads: whether it reads what is written; if not, what is written now is kept in memory.
     """
 
     def __init__(self, command: Command, receiver: Receiver) -> None:
@@ -46,17 +44,15 @@ class Child:
         """
         self.pid = 0
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.reads = True
         self._command = command
         self._receiver = receiver
         self._outputs = Outputs(command, receiver)
         self.ready = self._outputs.ready
         self._mark = Mark()
         self._closed_stdout = False
-        self._stdout = LineSplitter(command.max_message_bytes)
-        self._stderr = LineSplitter(MAX_LOG_LINE, answers=False)
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._stdin: asyncio.WriteTransport | None = None
+        self._code: int | None = None
+        self._stdin: InputPipe | None = None
+        self._pipes: tuple[OutputPipe, ...] = ()
 
     async def start(self) -> None:
         """Start the process.
@@ -64,30 +60,26 @@ class Child:
         Raises:
             ProcessNotReadyError: it cannot be started at all.
         """
-        loop = asyncio.get_running_loop()
-        creation = asyncio.ensure_future(
-            loop.subprocess_exec(
-                lambda: _Pipes(self),
-                *self._command.argv,
-                cwd=self._command.cwd,
-                env=self._command.env | self._mark.environment,
-                start_new_session=True,
-            )
-        )
+        command, outputs = self._command, self._outputs
+        environment = command.env | self._mark.environment
         try:
-            # Shielded: a creation that is cancelled leaves its process behind, and waits for pipes held by it.
-            transport, _ = await asyncio.shield(creation)
-        except asyncio.CancelledError:
-            creation.add_done_callback(_kill_what_was_created)
-            await asyncio.wait([creation])
-            if not creation.cancelled() and creation.exception() is None:
-                await asyncio.wait([self.exited])
-            raise
+            started = await spawn(command.argv, command.cwd, environment, f"a process of queue {command.label}")
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in an argument or a variable
-            what = shlex.join(self._command.argv)
-            raise ProcessNotReadyError(f"{what} cannot be started in {self._command.cwd}: {error}") from error
-        self._transport = transport
-        self._stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(_STDIN))
+            what = shlex.join(command.argv)
+            raise ProcessNotReadyError(f"{what} cannot be started in {command.cwd}: {error}") from error
+        self.pid = outputs.pid = started.pid
+        self._stdin = InputPipe(started.stdin, self._receiver.can_write)
+        messages, printing = LineSplitter(command.max_message_bytes), LineSplitter(MAX_LOG_LINE, answers=False)
+        self._pipes = (
+            OutputPipe(started.stdout, messages, outputs.stdout_line, outputs.stdout_turn, self._stdout_closed),
+            OutputPipe(started.stderr, printing, outputs.stderr_line, outputs.stderr_turn, self._finish),
+        )
+        watch_end(self.pid, self._process_ended)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads what is written; if not, what is written now is kept in memory."""
+        return self._stdin is None or self._stdin.reads
 
     async def wait_ready(self) -> None:
         """Wait until it is ready.
@@ -106,7 +98,7 @@ class Child:
 
     def write(self, data: bytes) -> None:
         """Send lines. Returns at once; what the pipe does not take is kept until it does."""
-        if self._stdin is not None and not self._stdin.is_closing():
+        if self._stdin is not None:
             self._stdin.write(data)
 
     def close_stdin(self) -> None:
@@ -138,12 +130,6 @@ class Child:
         """Kill the whole process group, also what an ended process has left behind in it."""
         self._signal_group(signal.SIGKILL)
 
-    def can_answer_no_more(self) -> None:
-        """It has closed its standard output. If it goes on living, it is ended."""
-        if not self.exited.done():
-            self._closed_stdout = True
-            self.kill()
-
     def how_it_ended(self) -> str:
         """Exit code or signal, and the last lines of its standard error."""
         if not self.exited.done():
@@ -163,81 +149,42 @@ class Child:
         except (ProcessLookupError, PermissionError):
             return
 
-    # Called by the pipes.
+    # Its end: of its process, and of its outputs, in any order.
 
-    def started(self, pid: int) -> None:
-        """It runs; called before its first output."""
-        self.pid = self._outputs.pid = pid
+    def _stdout_closed(self) -> None:
+        if self._code is None:  # it may live on, but can answer nothing any more
+            asyncio.get_running_loop().call_later(AFTERLIFE, self._can_answer_no_more)
+        self._finish()
 
-    def has_room(self, *, room: bool) -> None:
-        """It takes what is written, or what is written has to wait."""
-        self.reads = room
-        if room:
-            self._receiver.can_write()
+    def _can_answer_no_more(self) -> None:
+        if self._code is None:
+            self._closed_stdout = True
+            self.kill()
 
-    def received(self, fd: int, data: bytes) -> None:
-        """Take what was read from one of its outputs."""
-        if fd == _STDOUT:
-            for line in self._stdout.feed(data):
-                self._outputs.stdout_line(line)
-            self._receiver.batch_read()
-        else:
-            for line in self._stderr.feed(data):
-                self._outputs.stderr_line(line)
-
-    def ended(self, returncode: int) -> None:
-        """The process has ended and all its output is read."""
-        for splitter, handle in ((self._stdout, self._outputs.stdout_line), (self._stderr, self._outputs.stderr_line)):
-            rest = splitter.rest()
-            if rest is not None:
-                handle(rest)
-        self._receiver.batch_read()
+    def _process_ended(self, code: int) -> None:
+        self._code = code
+        self._finish()
         if not self.exited.done():
-            self.exited.set_result(returncode)
+            # What it has forked holds its outputs open: that must not keep its end from being noticed.
+            loop = asyncio.get_running_loop()
+            loop.call_later(AFTERLIFE, self.kill)
+            loop.call_later(2 * AFTERLIFE, self._close)
+
+    def _close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+
+    def _finish(self) -> None:
+        """Report the end if the process has ended and all its output is read."""
+        if self._code is None or not all(pipe.closed for pipe in self._pipes):
+            return
+        if self._stdin is not None:
+            self._stdin.close(at_once=True)
+        self._outputs.end()
+        if not self.exited.done():
+            self.exited.set_result(self._code)
         self._mark.kill_bearers()
         self._outputs.fail_ready(f"before it was ready, {self.how_it_ended()}")
-
-
-class _Pipes(asyncio.SubprocessProtocol):
-    """Where asyncio delivers the output of a child."""
-
-    def __init__(self, child: Child) -> None:
-        self._child = child
-        self._transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._child.started(self._transport.get_pid())
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._child.received(fd, data)
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        # A process that closes its output and lives on can answer nothing any more.
-        if fd == _STDOUT:
-            asyncio.get_running_loop().call_later(AFTERLIFE, self._child.can_answer_no_more)
-
-    def pause_writing(self) -> None:
-        self._child.has_room(room=False)
-
-    def resume_writing(self) -> None:
-        self._child.has_room(room=True)
-
-    def process_exited(self) -> None:
-        # What it has forked may hold its pipes open: that must not keep its end from being noticed.
-        loop = asyncio.get_running_loop()
-        loop.call_later(AFTERLIFE, self._child.kill)
-        loop.call_later(2 * AFTERLIFE, self._transport.close)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        code = self._transport.get_returncode()
-        self._child.ended(-1 if code is None else code)
-
-
-def _kill_what_was_created(creation: asyncio.Future[tuple[asyncio.SubprocessTransport, Any]]) -> None:
-    if not creation.cancelled() and creation.exception() is None:
-        with suppress(ProcessLookupError):
-            os.killpg(creation.result()[0].get_pid(), signal.SIGKILL)
 
 
 def _signal_name(number: int) -> str:

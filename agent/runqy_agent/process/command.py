@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from runqy_agent.errors import DeploymentError
+from runqy_agent.process.printing import PrintBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class Command:
         redact: takes secrets out of what the process prints before it becomes part of an error.
         redact_cut: the same for text whose end was cut off, where half a secret may be left.
         on_print: is given each line that the process prints, without secrets.
+        budget: how much of what it prints is logged; shared by all processes that are started so.
         gpu: which GPUs it sees, as CUDA names them; "" for whatever there is.
     """
 
@@ -55,6 +57,7 @@ class Command:
     redact: Callable[[str], str] = str
     redact_cut: Callable[[str], str] = str
     on_print: Callable[[Printed], None] = lambda _: None
+    budget: PrintBudget = field(default_factory=PrintBudget, repr=False, compare=False)
     gpu: str = ""
 
     def on_gpu(self, gpu: str) -> Command:

@@ -22,6 +22,8 @@ output_log = logging.getLogger("runqy_agent.process.output")
 STDERR_LINES_KEPT = 20
 MAX_LOG_LINE = 16 * 1024
 """Bytes of a printed line that reach the log."""
+TELL_SECONDS = 5.0
+"""Between two lines that tell how much was left out."""
 
 
 class Receiver(Protocol):
@@ -56,11 +58,31 @@ class Outputs:
         self.pid = 0
         self._command = command
         self._receiver = receiver
-        self._stderr_tail: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
+        self._stderr_tail: deque[bytes | LongLine] = deque(maxlen=STDERR_LINES_KEPT)
+        self._left_out = 0
+        self._left_out_bytes = 0
+        self._floods = False
+        self._telling: asyncio.TimerHandle | None = None
 
     def stderr_tail(self) -> str:
         """The last lines of its standard error, ready to stand behind an error text."""
-        return "\n" + "\n".join(self._stderr_tail) if self._stderr_tail else ""
+        return "".join("\n" + self._readable(line)[:1000] for line in self._stderr_tail)
+
+    def stdout_turn(self) -> bool:
+        """Lines that were read together are taken. Returns whether some of them were left out of the log."""
+        self._receiver.batch_read()
+        return self.stderr_turn()
+
+    def stderr_turn(self) -> bool:
+        """Take note of the same, of the other output."""
+        floods, self._floods = self._floods, False
+        return floods
+
+    def end(self) -> None:
+        """There is nothing more to come."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._tell_left_out()
 
     def fail_ready(self, text: str) -> None:
         """It is not going to be ready, if it is not yet."""
@@ -72,7 +94,7 @@ class Outputs:
         """Take a line of its standard output."""
         if isinstance(line, LongLine):
             if not self._receiver.answered_too_long(line):
-                self._print("stdout", self._beginning(line))
+                self._print("stdout", line)
         elif (answer := decode_answer(line)) is not None:
             self._answer(answer, line)
         elif self.ready.done() or not self._starting(line):
@@ -82,8 +104,7 @@ class Outputs:
         if answer.error:
             answer.error = self._command.redact(answer.error)
         if not self._receiver.answered(answer):
-            task = f"task {answer.task_id!r}, which is not in flight"
-            self._print("stdout", f"dropped an answer to {task}: {self._readable(line)}")
+            self._print("stdout", line, f"dropped an answer to task {answer.task_id!r}, which is not in flight: ")
 
     def _starting(self, line: bytes) -> bool:
         """Whether the line says how the start went."""
@@ -99,7 +120,7 @@ class Outputs:
         """Log what is no message, but for the answers that it ends with."""
         line, answers = split_glued(line, self._receiver.awaits)
         if line and not self._tells_progress(line):
-            self._print("stdout", self._readable(line))
+            self._print("stdout", line)
         for answer in answers:
             self.stdout_line(answer)
 
@@ -109,18 +130,35 @@ class Outputs:
 
     def stderr_line(self, line: bytes | LongLine) -> None:
         """Take a line of its standard error."""
-        text = self._beginning(line) if isinstance(line, LongLine) else self._readable(line)
-        self._stderr_tail.append(text[:1000])
-        self._print("stderr", text)
+        self._stderr_tail.append(line if isinstance(line, LongLine) else line[:MAX_LOG_LINE])
+        self._print("stderr", line)
 
-    def _beginning(self, line: LongLine) -> str:
-        return self._command.redact_cut(line.head.decode("utf-8", "replace")) + f" … ({line.size} bytes in all)"
-
-    def _readable(self, line: bytes) -> str:
+    def _readable(self, line: bytes | LongLine) -> str:
         """What of a printed line is shown. A line of the full length may have been cut."""
+        if isinstance(line, LongLine):
+            return f"{self._command.redact_cut(line.head.decode('utf-8', 'replace'))} … ({line.size} bytes in all)"
         text = line[:MAX_LOG_LINE].decode("utf-8", "replace")
         return self._command.redact(text) if len(line) < MAX_LOG_LINE else self._command.redact_cut(text)
 
-    def _print(self, source: str, text: str) -> None:
+    def _print(self, source: str, line: bytes | LongLine, prefix: str = "") -> None:
+        size = line.size if isinstance(line, LongLine) else len(line)
+        if self._command.budget.allows(min(size, MAX_LOG_LINE)):
+            self._log(source, prefix + self._readable(line))
+            return
+        self._floods = True
+        self._left_out += 1
+        self._left_out_bytes += size
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell_left_out)
+
+    def _tell_left_out(self) -> None:
+        self._telling = None
+        much = f"{self._left_out:,} lines ({self._left_out_bytes:,} bytes)"
+        self._log(
+            "stderr", f"… {much} left out: the processes of queue {self._command.label} print faster than the log takes"
+        )
+        self._left_out = self._left_out_bytes = 0
+
+    def _log(self, source: str, text: str) -> None:
         self._command.on_print(Printed(source, text, self._command.label, self.pid))
         output_log.info("%s", text, extra={"queue": self._command.label, "source": source, "child": self.pid})
