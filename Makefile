@@ -50,8 +50,8 @@ interop: ## let asynq itself, in Go, enqueue, inspect and work beside the worker
 	@tools/go.sh tests/interop build/asynqpeer \
 	  env ASYNQPEER=build/asynqpeer $(VENV)/bin/python -m pytest tests/interop $(PYTEST_ARGS)
 
-chaos: ## kill and freeze workers and Redis (CHAOS_RUNS=n instants drawn anew, CHAOS_SEEDS="..." repeats a run)
-	@tools/need.sh git redis-server
+chaos: ## kill and freeze workers and Redis, set their clocks (CHAOS_RUNS=n instants drawn anew, CHAOS_SEEDS="..." repeats a run)
+	@tools/need.sh git redis-server faketime
 	@tools/venv.sh $(VENV) dev,uvloop
 	CHAOS_RUNS=$(CHAOS_RUNS) $(VENV)/bin/python -m pytest tests/chaos -n 10 --maxschedchunk 1 $(PYTEST_ARGS)
 

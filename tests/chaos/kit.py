@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from runqy_agent.broker.asynq_pb2 import TaskMessage
+    from runqy_agent.demo.client import TaskInfo
 
 QUEUE = "inference.default"
 
@@ -111,6 +112,17 @@ class Scene:
     def idle(self, left_by_others: set[str]) -> bool:
         """Whether a worker has nothing to do, while others have left these tasks behind."""
         return not self.stage.ids(QUEUE, "pending") and self.active() <= left_by_others
+
+    def leases(self) -> dict[str, float]:
+        """When the lease of each task ends, in unix seconds of Redis' clock."""
+        leases: Any = self.stage.redis.zrange(keys.queue_keys(QUEUE).lease, 0, -1, withscores=True)
+        return {task_id.decode(): ends for task_id, ends in leases}
+
+    def info(self, task_id: str) -> TaskInfo:
+        """A task that is in Redis."""
+        found = self.stage.client.info(QUEUE, task_id)
+        assert found is not None
+        return found
 
     def last_lease(self) -> float:
         """When the last lease ends that there is now, in unix seconds."""
