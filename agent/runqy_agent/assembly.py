@@ -130,6 +130,7 @@ def make_routes(
             ttl_archived=int(settings.ttl_archived),
             store_results=parent.store_results,
             retry_delay=retry_delay,
+            late_stamps=_has_late_stamps(config),
         )
         route = Route(queue.name, queue.priority, parent.runner, policy, listener=listener)
         route.active_timeout, route.pending_timeout = settings.active_timeout, settings.pending_timeout
@@ -142,6 +143,7 @@ def make_loops(
 ) -> Loops:
     """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works, one of ``clients``."""
     names = [route.queue for route in routes]
+    broker.late_stamps = _has_late_stamps(config)
     processor = Processor(broker, clock, routes, config.worker.concurrency, _selector(config, routes))
     forwarder, janitor = Forwarder(broker, names), Janitor(broker, names, int(config.worker.ttl_archived))
     recoverer = Recoverer(broker, clock, {route.queue: route.policy for route in routes})
@@ -187,6 +189,11 @@ def make_waiter(
         watch=Watch(broker, blocking, who) if fallbacks.shares_watch else None,
         fallbacks=fallbacks,
     )
+
+
+def _has_late_stamps(config: Config) -> bool:
+    """Whether a runqy server writes to the hashes of tasks; in the flat layout they are the tasks themselves."""
+    return bool(config.server.url) and config.redis.layout != "flat"
 
 
 def flat_defaults(config: Config) -> FlatDefaults | None:

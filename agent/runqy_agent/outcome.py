@@ -40,3 +40,8 @@ class Unstarted(Struct, frozen=True, gc=False):
 
 
 Outcome = Success | Failure | Revoked | Unstarted
+
+
+def failure_of(error: Exception) -> Failure:
+    """What becomes of a task for which the worker itself, or a hook of its user, has raised."""
+    return Failure(f"the worker could not handle this task: {type(error).__name__}: {error}", retry=False)

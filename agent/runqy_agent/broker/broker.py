@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import random
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from redis.exceptions import ClusterDownError, NoScriptError, ResponseError
+from redis.exceptions import ClusterDownError, ResponseError
 
-from runqy_agent.broker import keys, scripts
-from runqy_agent.broker.cluster import ClusterClient
-from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask
-from runqy_agent.broker.message import TakenTask, decode, stored_seconds
+from runqy_agent.broker import keys
+from runqy_agent.broker.exchange import Exchange, Exchanged, ExpiredTask, NotDoneError
+from runqy_agent.broker.ids import second_ids, text, texts
+from runqy_agent.broker.message import TakenTask, decode, stored_nanoseconds, stored_seconds
 from runqy_agent.broker.redis_time import RedisTime
+from runqy_agent.broker.script_runner import ScriptRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from runqy_agent.broker.channel import Channel
     from runqy_agent.broker.connection import Client
     from runqy_agent.broker.lookup import LookupKeys
+    from runqy_agent.broker.script_runner import Step
     from runqy_agent.clock import Clock
+
+log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30
 """How long a task is held without being extended (asynq's value)."""
@@ -31,25 +35,23 @@ ARCHIVE_SIZE = 10_000
 FORWARD_BATCH = 100
 RENEWED_SECONDS = 3600
 """How far a lease of ours may be renewed while an exchange is on its way, which can be as long as Redis is frozen."""
-Step = tuple[str, list[str], list[Any]]
-"""A script's name, its KEYS and its ARGV."""
 
 _LEASE_BITS = 20
 
 
-class Broker:
+class Broker(ScriptRunner):
     """asynq's queues in one Redis; ``FlatBroker`` is the same for the flat layout.
 
     All methods raise ``redis.exceptions.RedisError`` or ``OSError`` when Redis cannot be reached or refuses; whether
     to try again is the caller's decision.
 
     Attributes:
-        layout: how the keys are laid out.
         values_taken: how many values tell of a task that was taken.
         time: keeps the clock at that of Redis.
+        late_stamps: whether there is a runqy server, which may write its keys for a task when that has long ended:
+            they are deleted with the task.
     """
 
-    layout: ClassVar[keys.Layout] = "asynq"
     values_taken: ClassVar[int] = 7
 
     def __init__(
@@ -71,21 +73,15 @@ class Broker:
                 in the queue's slot: not on a cluster.
             afterwards: writes these keys after each exchange, where the scripts may not.
         """
-        self.client = client
+        super().__init__(client)
         self._clock = clock
         self.time = RedisTime(self, clock)
         self._channel = channel
         self._lookup_prefix = keys.LOOKUP_PREFIX if lookup_keys else ""
         self._result_prefix = keys.RESULT_PREFIX if lookup_keys else ""
         self._afterwards = afterwards
-
-    async def load_scripts(self) -> None:
-        """Make all scripts known to Redis, so that the first tasks need not."""
-        texts = [script.text for script in scripts.all_scripts(self.layout)]
-        if isinstance(self.client, ClusterClient):  # it loads no scripts in a pipeline
-            await asyncio.gather(*(self.client.script_load(text) for text in texts))
-        else:
-            await self._execute([("SCRIPT LOAD", text) for text in texts])
+        self.late_stamps = False
+        self._uncounted: dict[str, tuple[int, int]] = {}
 
     def new_lease(self) -> float:
         """The end of a lease that begins now (unix seconds of Redis' clock), at a fraction of a second like no other's.
@@ -104,14 +100,22 @@ class Broker:
             held_until: the end of the lease of what is taken, from ``new_lease``; by default a plain one.
 
         Returns:
-            One answer for each request, in order. A refusal by Redis that concerns one queue is that answer's error;
-            on a cluster so is trouble with the node of one queue, as long as others answer.
+            One answer for each request, in order. A refusal by Redis is told where it belongs: for one task, for the
+            taking, or as the error of an answer for all that concerns its queue; on a cluster so is trouble with the
+            node of one queue, as long as others answer.
         """
         now = self._clock.now()
         if held_until is None:
             held_until = int(now) + LEASE_SECONDS
         steps = [self._exchange_step(request, int(now), held_until) for request in requests]
-        replies = await self._run_all(steps, self._channel)
+        try:
+            replies = await self._run_all(steps, self._channel)
+        except NotDoneError:
+            raise
+        except BaseException:
+            for request in requests:  # they may have been counted now, and nothing is to be counted twice
+                self._uncounted.pop(request.queue, None)
+            raise
         trouble = [reply for reply in replies if isinstance(reply, Exception) and not _is_refusal(reply)]
         if trouble and len(trouble) == len(replies):
             raise trouble[0]
@@ -134,6 +138,9 @@ class Broker:
             ARCHIVE_SIZE,
             repr(held_until),
             request.take,
+            queue.prefix,
+            request.queue,
+            *self._uncounted.get(request.queue, (0, 0)),
         ]
         renewed = 0 if request.recovering else RENEWED_SECONDS
         for settled in request.finished:
@@ -143,11 +150,23 @@ class Broker:
 
     def _exchanged(self, request: Exchange, reply: Any, held_until: float) -> Exchanged:
         if isinstance(reply, Exception):
-            return Exchanged(error=reply, in_doubt=not isinstance(reply, ResponseError))
-        statuses, taken, dropped, paused = reply
-        tasks = self._tasks(request.queue, taken, held_until)
+            in_doubt = not isinstance(reply, ResponseError)
+            if in_doubt:
+                self._uncounted.pop(request.queue, None)
+            return Exchanged(error=reply, in_doubt=in_doubt)
+        self._uncounted.pop(request.queue, None)
+        statuses, taken, dropped, repeated, paused, not_taken, *uncounted = reply
+        if any(uncounted):
+            log.warning("queue %s: Redis refuses to count, %d processed and %d failed wait", request.queue, *uncounted)
+            self._uncounted[request.queue] = tuple(uncounted)
         return Exchanged(
-            [status == 1 for status in statuses], tasks, [_text(task_id) for task_id in dropped], bool(paused)
+            [status == 1 for status in statuses],
+            self._tasks(request.queue, taken, held_until),
+            texts(dropped),
+            bool(paused),
+            refused={at: text(status) for at, status in enumerate(statuses) if not isinstance(status, int)},
+            not_taken=text(not_taken),
+            repeated=second_ids(request.queue, "pending", repeated),
         )
 
     async def reclaim(self, queue: str, held_until: float) -> list[TakenTask]:
@@ -158,13 +177,23 @@ class Broker:
 
     def _tasks(self, queue: str, taken: list[Any], held_until: float) -> list[TakenTask]:
         return [
-            self._task(queue, taken[at : at + self.values_taken], held_until)
+            self._task_or_stand_in(queue, taken[at : at + self.values_taken], held_until)
             for at in range(0, len(taken), self.values_taken)
         ]
 
+    def _task_or_stand_in(self, queue: str, values: list[Any], held_until: float) -> TakenTask:
+        """One task that cannot be read must not keep the others from being received: it is malformed, like others."""
+        try:
+            return self._task(queue, values, held_until)
+        except Exception as error:
+            log.exception("queue %s: a task could not be read", queue)
+            task = self._task(queue, [values[0], None, *[None] * (self.values_taken - 2)], held_until)
+            task.malformed = f"it could not be read: {type(error).__name__}: {error}"
+            return task
+
     def _task(self, queue: str, values: list[Any], held_until: float) -> TakenTask:
-        raw_id, raw, pending_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = values
-        task_id = _text(raw_id)
+        raw_id, raw, waiting_since, ttl_completed, ttl_archived, pending_timeout, active_timeout = values
+        task_id = text(raw_id)
         message, malformed = decode(raw, task_id, queue)
         return TakenTask(
             id=task_id,
@@ -172,7 +201,7 @@ class Broker:
             message=message,
             held_until=held_until,
             lease_ends=held_until - self._clock.offset,
-            pending_since=stored_seconds(pending_since) or 0,
+            pending_since=stored_nanoseconds(waiting_since),
             ttl_completed=stored_seconds(ttl_completed),
             ttl_archived=stored_seconds(ttl_archived),
             pending_timeout=stored_seconds(pending_timeout),
@@ -206,37 +235,55 @@ class Broker:
         return lost
 
     async def forward(self, queue: str) -> None:
-        """Make tasks pending that are scheduled, or to be retried, and due."""
+        """Make tasks pending that are scheduled, or to be retried, and due.
+
+        Raises:
+            ResponseError: Redis refuses it for some; they are where they were, all others have been forwarded.
+        """
         names = keys.queue_keys(queue, self.layout)
         count = FORWARD_BATCH
         while count == FORWARD_BATCH:
             now_ns = self._clock.now_ns()
-            args = [now_ns // 1_000_000_000, FORWARD_BATCH, names.task_prefix, names.group_prefix, now_ns]
-            count = await self._run("forward", [names.pending, names.scheduled, names.retry], args)
+            args = [now_ns // 1_000_000_000, FORWARD_BATCH, names.task_prefix, names.group_prefix, now_ns, names.prefix]
+            count, trouble, repeated = await self._run("forward", [names.pending, names.scheduled, names.retry], args)
+            second_ids(queue, "scheduled or retry", repeated)
+        if trouble:
+            raise ResponseError(text(trouble))
 
     async def expired(self, queue: str, cutoff: float, limit: int = 100) -> list[ExpiredTask]:
         """Find tasks whose lease ended before ``cutoff`` (unix seconds of Redis' clock), oldest first."""
         names = keys.queue_keys(queue, self.layout)
-        found = await self._run("expired", [names.lease, names.active], [int(cutoff), limit, names.task_prefix])
+        args = [int(cutoff), limit, names.task_prefix, names.prefix]
+        found, dropped, repeated = await self._run("expired", [names.lease, names.active], args)
         tasks = []
         for at in range(0, len(found), 2 + self.values_taken):
             lease, state, *values = found[at : at + 2 + self.values_taken]
-            task = self._task(queue, values, float(lease))
+            task = self._task_or_stand_in(queue, values, float(lease))
             tasks.append(ExpiredTask(task, started=state != b"pending"))
+        second_ids(queue, "active", repeated)
+        for task_id in texts(dropped):
+            log.warning("queue %s: dropped the id %r from active, for which there is no task", queue, task_id)
         return tasks
 
     async def adopt(self, queue: str) -> list[str]:
-        """Give a lease that ends now to ids that sit in active without one. Returns these ids."""
+        """Give a lease that ends now to ids that sit in active without one, or with one that no worker asks for.
+
+        Returns:
+            These ids.
+        """
         names = keys.queue_keys(queue, self.layout)
-        adopted = await self._run("adopt", [names.active, names.lease], [int(self._clock.now())])
-        return [_text(task_id) for task_id in adopted]
+        args = [int(self._clock.now()), names.task_prefix, names.prefix]
+        adopted, repeated = await self._run("adopt", [names.active, names.lease], args)
+        second_ids(queue, "active", repeated)
+        return texts(adopted)
 
     async def expire_completed(self, queue: str, limit: int = 100) -> int:
         """Delete completed tasks whose retention is over, up to ``limit``. Returns how many."""
         names = keys.queue_keys(queue, self.layout)
-        args = [int(self._clock.now()), limit, names.task_prefix]
-        count: int = await self._run("expire_completed", [names.completed], args)
-        return count
+        args = [int(self._clock.now()), limit, names.task_prefix, names.prefix, *self._late_lookup(queue)]
+        left = await self._run("expire_completed", [names.completed], args)
+        await self._forget_lookups(left)
+        return len(left)
 
     async def expire_archived(self, queue: str, ttl: int, offset: int, limit: int = 500) -> tuple[int, int]:
         """Delete archived tasks that are older than their own TTL, or than ``ttl`` seconds (0: never).
@@ -245,67 +292,19 @@ class Broker:
             How many entries were looked at from ``offset`` on, and how many of them were deleted.
         """
         names = keys.queue_keys(queue, self.layout)
-        args = [int(self._clock.now()), offset, limit, ttl, names.task_prefix]
-        seen, deleted = await self._run("expire_archived", [names.archived], args)
-        return seen, deleted
+        args = [int(self._clock.now()), offset, limit, ttl, names.task_prefix, names.prefix, *self._late_lookup(queue)]
+        seen, left = await self._run("expire_archived", [names.archived], args)
+        await self._forget_lookups(left)
+        return seen, len(left)
 
-    async def run_script(self, name: str, script_keys: Iterable[str], args: Iterable[Any]) -> Any:
-        """Run one of the package's scripts; for the parts of the broker that live in other modules."""
-        return await self._run(name, list(script_keys), list(args))
+    def _late_lookup(self, queue: str) -> tuple[str, str]:
+        return (self._lookup_prefix if self.late_stamps else "", queue)
 
-    async def run_scripts(self, *steps: Step) -> None:
-        """Run several, in one round trip. Raises the first refusal; the others have been carried out all the same."""
-        for reply in await self._run_all(steps):
-            if isinstance(reply, Exception):
-                raise reply
-
-    async def try_scripts(self, steps: Sequence[Step]) -> list[Any]:
-        """Run several, in one round trip. A refusal takes the place of its reply."""
-        return await self._run_all(steps)
-
-    async def _run(self, name: str, script_keys: list[str], args: list[Any]) -> Any:
-        (reply,) = await self._run_all([(name, script_keys, args)])
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def _run_all(self, steps: Sequence[Step], channel: Channel | None = None) -> list[Any]:
-        found = [scripts.load(name, self.layout) for name, _, _ in steps]
-        packed = [
-            ("EVALSHA", script.sha, len(script_keys), *script_keys, *args)
-            for script, (_, script_keys, args) in zip(found, steps, strict=True)
-        ]
-        replies = await (channel.call(packed) if channel and not channel.busy else self._execute(packed))
-        missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:
-            # EVAL goes to the server that has said so, and it knows the script from then on.
-            again = await self._execute([("EVAL", found[index].text, *packed[index][2:]) for index in missing])
-            for index, reply in zip(missing, again, strict=True):
-                replies[index] = reply
-        return replies
-
-    async def _execute(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one round trip. A refusal is returned in its place, not raised.
-
-        On a cluster also other trouble, with one of several nodes, is returned, not raised.
-        """
-        if isinstance(self.client, ClusterClient):
-            return await self.client.execute_each(commands)
-        if len(commands) == 1:
-            try:
-                return [await self.client.execute_command(*commands[0])]
-            except ResponseError as error:
-                return [error]
-        async with self.client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return list(await pipeline.execute(raise_on_error=False))
+    async def _forget_lookups(self, task_ids: list[bytes]) -> None:
+        if self._afterwards is not None and self.late_stamps and task_ids:
+            await self._afterwards.delete(texts(task_ids))
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether Redis has refused one command, and not all of them."""
     return isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")

@@ -38,11 +38,15 @@ class Exchanged:
     """What came of it.
 
     Attributes:
-        held: for each finished task whether this worker still held it; if not, nothing was written for it.
+        held: for each finished task whether its outcome is written; if not, this worker no longer held it and nothing
+            was changed, or it is among the refused ones.
+        refused: number of a finished task to why Redis refused to write its outcome: this worker still holds it.
         taken: new tasks, oldest first.
         dropped: ids found in the queue without a task, now removed.
+        repeated: second ids of tasks that are elsewhere, now removed.
         paused: the queue is paused, nothing was taken.
-        error: Redis refused the step; nothing was done.
+        not_taken: why Redis refused to give tasks; none was taken then. "" if it did not.
+        error: Redis refused the exchange as a whole; nothing was done.
         in_doubt: with an error: the connection failed, so it may have been done all the same.
     """
 
@@ -52,6 +56,16 @@ class Exchanged:
     paused: bool = False
     error: Exception | None = None
     in_doubt: bool = False
+    refused: dict[int, str] = field(default_factory=dict)
+    not_taken: str = ""
+    repeated: list[str] = field(default_factory=list)
+
+    def why_refused(self) -> str:
+        """What Redis has refused, and why; "" if nothing."""
+        if self.error is not None:
+            return str(self.error)
+        whys = [f"{len(self.refused)} outcomes: {next(iter(self.refused.values()))}"] if self.refused else []
+        return "; ".join([*whys, f"to give tasks: {self.not_taken}"] if self.not_taken else whys)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from runqy_agent.broker.broker import Broker, Step
+from runqy_agent.broker.broker import Broker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runqy_agent.broker.exchange import Exchange, ExpiredTask
     from runqy_agent.broker.keys import Layout
     from runqy_agent.broker.message import TakenTask
+    from runqy_agent.broker.script_runner import Step
     from runqy_agent.broker.settle import Settled
     from runqy_agent.clock import Clock
 

@@ -34,6 +34,7 @@ class QueueKeys:
         lease: a sorted set; in the flat layout the same key as ``active``.
         task_prefix: a task's hash is this followed by its id.
         group_prefix: a group's sorted set is this followed by the group's name; empty where there are no groups.
+        prefix: what all keys of the queue begin with.
         probe: a key of no meaning, to try commands on.
     """
 
@@ -41,6 +42,7 @@ class QueueKeys:
         flat = layout == "flat"
         base = f"asynq:{queue}:" if flat else f"asynq:{{{queue}}}:"
         self.queue = queue
+        self.prefix = base
         self.pending = base + "pending"
         self.active = base + "active"
         self.lease = self.active if flat else base + "lease"

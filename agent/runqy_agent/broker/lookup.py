@@ -17,7 +17,7 @@ from runqy_agent.broker import keys
 from runqy_agent.broker.connection import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from runqy_agent.broker.connection import Client
     from runqy_agent.broker.exchange import Exchange, Exchanged
@@ -44,12 +44,19 @@ class LookupKeys:
             if held
             for command in _commands(settled)
         ]
+        await self._try(commands)
+
+    async def delete(self, task_ids: Iterable[str]) -> None:
+        """Remove the look-up keys of tasks that are gone. Trouble is logged."""
+        await self._try([("DEL", keys.LOOKUP_PREFIX + task_id) for task_id in task_ids])
+
+    async def _try(self, commands: list[tuple[Any, ...]]) -> None:
         if not commands:
             return
         try:
             await asyncio.wait_for(self._send(commands), WRITE_SECONDS)
         except (RedisError, OSError, asyncio.TimeoutError) as error:
-            log.warning("look-up keys of finished tasks could not all be written: %s", describe(error))
+            log.warning("look-up keys of finished tasks could not all be written or removed: %s", describe(error))
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> None:
         async with self._client.pipeline(transaction=False) as pipeline:
@@ -63,7 +70,11 @@ def _commands(settled: Settled) -> Iterator[tuple[Any, ...]]:
     lookup = keys.LOOKUP_PREFIX + settled.task.id
     result, ttl = settled.values[3], settled.values[4]
     if settled.step == "done":
+        late = settled.values[2]
         yield ("DEL", lookup)
+        if late:
+            yield ("HSET", lookup, "queue", settled.task.queue)
+            yield ("EXPIRE", lookup, late)
     elif settled.step == "complete":
         if result:
             yield ("SET", keys.RESULT_PREFIX + settled.task.id, result, *(("EX", ttl) if ttl else ()))

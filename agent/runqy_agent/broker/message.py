@@ -21,6 +21,9 @@ _NEVER = 10**12
 
 DEADLINE_EXCEEDED = "context deadline exceeded"
 """asynq's own text."""
+MOST_SECONDS = 253_402_300_799
+"""Unix seconds of 9999-12-31, the last that everybody who reads a time can show; no number of seconds is above it."""
+_MOST_SECONDS = str(MOST_SECONDS)
 
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's text is stored."""
@@ -129,8 +132,12 @@ def decode(raw: bytes | None, task_id: str, queue: str) -> tuple[TaskMessage, st
             if message.id == task_id:
                 return message, ""
             reason = f"the stored message ({len(raw)} bytes) names the task {message.id[:100]!r} instead"
-    printable = task_id.encode("utf-8", "replace").decode()
-    return TaskMessage(id=printable, queue=queue, payload=raw or b""), reason
+    return stand_in(task_id, queue, raw or b""), reason
+
+
+def stand_in(task_id: str, queue: str, payload: bytes) -> TaskMessage:
+    """A message in place of one that cannot be used."""
+    return TaskMessage(id=task_id.encode("utf-8", "replace").decode(), queue=queue, payload=payload)
 
 
 def stored_error(text: str) -> str:
@@ -144,10 +151,21 @@ def stored_error(text: str) -> str:
 
 
 def stored_seconds(value: bytes | None) -> int | None:
-    """A whole number stored in a task's hash; None where it is missing or is no number."""
-    if value is None:
+    """A number of seconds stored in a task's hash; None where it is missing or is no whole number of at least 0."""
+    digits = _digits(value)
+    if digits is None:
         return None
-    try:
-        return int(value)
-    except ValueError:
+    return int(digits) if len(digits) < len(_MOST_SECONDS) else MOST_SECONDS
+
+
+def stored_nanoseconds(value: bytes | None) -> int:
+    """A point in time stored in a task's hash; 0 where it is missing or none that a clock could show."""
+    digits = _digits(value)
+    return int(digits) if digits and len(digits) <= len(_MOST_SECONDS) + len("000000000") else 0
+
+
+def _digits(value: bytes | None) -> bytes | None:
+    stripped = (value or b"").strip()
+    if not stripped.isdigit():
         return None
+    return stripped.lstrip(b"0") or b"0"

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runqy_agent.broker.message import stored_error
-from runqy_agent.outcome import Failure, Outcome, Revoked, Success
+from runqy_agent.broker.message import MOST_SECONDS, stand_in, stored_error
+from runqy_agent.outcome import Failure, Outcome, Revoked, Success, failure_of
 from runqy_agent.retry_delays import exponential_retry_delay
 
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ log = logging.getLogger(__name__)
 LEASE_EXPIRED = "asynq: task lease expired"
 """asynq's own text for a task whose worker went away."""
 
-NEVER = 253_402_300_799
-"""Unix seconds of 9999-12-31: the score of a completed task that is kept for ever."""
+NEVER = MOST_SECONDS
+"""The score of a completed task that is kept for ever."""
+
+LONGEST_DELAY = 366 * 24 * 3600
+"""Seconds until the next attempt, at most: a task that waits for longer is as good as lost."""
+
+LATE_SECONDS = 300
+"""How long after it has enqueued a task the runqy server may still write fields of its own to the hash."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,7 @@ class Policy:
         ttl_completed: seconds a completed task is kept if its result is stored and the task says nothing; 0: for ever.
         ttl_archived: seconds an archived task is kept; 0: for ever.
         store_results: the server's ``redis_storage``.
+        late_stamps: there is a runqy server, which writes fields to a task's hash a while after it has enqueued it.
         retry_delay: seconds before the next attempt, from retries used, error text and task.
     """
 
@@ -56,6 +63,7 @@ class Policy:
     ttl_completed: int = 24 * 3600
     ttl_archived: int = 72 * 3600
     store_results: bool = False
+    late_stamps: bool = False
     retry_delay: RetryDelay = exponential_retry_delay
 
     def settle(self, task: TakenTask, outcome: Outcome, now_ns: int) -> Settled:
@@ -72,8 +80,24 @@ class Policy:
         if isinstance(outcome, Failure):
             return self._fail(task, outcome, now)
         if isinstance(outcome, Revoked):
-            return Settled(task, "done", ("", task.message.unique_key, "", "", ""))
+            return self._done(task, now)
         return Settled(task, "requeue", ("", now_ns, "", "", ""))
+
+    def settle_safely(self, task: TakenTask, outcome: Outcome, now_ns: int) -> tuple[Settled, Outcome]:
+        """Decide as ``settle`` does; where that raises, the task is archived with the reason.
+
+        Returns:
+            What is to be written, and the outcome that it stands for.
+        """
+        try:
+            return self.settle(task, outcome, now_ns), outcome
+        except Exception as error:
+            log.exception("the outcome of task %s cannot be written", task.id)
+            failure, now = failure_of(error), now_ns // 1_000_000_000
+            task.message = stand_in(task.id, task.queue, task.message.payload)
+            task.message.error_msg, task.message.last_failed_at = stored_error(failure.error), now
+            ttl = _countable(self.ttl_archived, now)
+            return Settled(task, "archive", (task.message.SerializeToString(), "", "", "", ttl)), failure
 
     def _succeed(self, task: TakenTask, outcome: Success, now: int) -> Settled:
         message = task.message
@@ -84,7 +108,7 @@ class Policy:
             elif self.store_results:
                 ttl = self.ttl_completed
             else:
-                return Settled(task, "done", ("", message.unique_key, "", "", ""))
+                return self._done(task, now)
         ttl = _countable(ttl, now)
         message.completed_at = now
         result = outcome.result or b"" if self.store_results else b""
@@ -100,19 +124,28 @@ class Policy:
         if not outcome.retry or message.retried >= allowed:
             ttl = _countable(self.ttl_archived if task.ttl_archived is None else task.ttl_archived, now)
             return Settled(task, "archive", (message.SerializeToString(), "", "", "", ttl))
-        due = now + (self._delay(task, outcome) if outcome.delay is None else max(0, round(outcome.delay)))
+        due = now + self._delay(task, outcome)
         if outcome.counted:
             message.retried += 1
         return Settled(task, "retry", (message.SerializeToString(), due, "1" if outcome.counted else "", "", ""))
 
     def _delay(self, task: TakenTask, outcome: Failure) -> int:
         """Whole seconds until the next attempt. A rule that fails must not keep the outcome from being written."""
-        retried = task.message.retried
+        retried = max(0, task.message.retried)
         try:
-            return max(0, round(self.retry_delay(retried, outcome.error, task)))
+            delay = self.retry_delay(retried, outcome.error, task) if outcome.delay is None else outcome.delay
+            return min(max(0, round(delay)), LONGEST_DELAY)
         except Exception:
             log.exception("the retry delay of task %s cannot be computed, using the default", task.id)
-            return round(exponential_retry_delay(retried, outcome.error, task))
+            return min(round(exponential_retry_delay(retried, outcome.error, task)), LONGEST_DELAY)
+
+    def _done(self, task: TakenTask, now: int) -> Settled:
+        """Let a task leave Redis. What the server may still write about it must find a hash that expires."""
+        stamped = (task.ttl_completed, task.ttl_archived, task.pending_timeout, task.active_timeout) != (None,) * 4
+        from_server = task.type == task.queue or task.queue.startswith((f"{task.type}.", f"{task.type}:"))
+        recent = now - task.pending_since // 1_000_000_000 < LATE_SECONDS or not task.pending_since
+        late = LATE_SECONDS if self.late_stamps and from_server and recent and not stamped else ""
+        return Settled(task, "done", ("", task.message.unique_key, late, "", ""))
 
 
 def _countable(ttl: int, now: int) -> int:

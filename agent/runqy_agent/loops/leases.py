@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
+from runqy_agent.loops.holding import LEASE_ENDED
 from runqy_agent.loops.loop import PeriodicLoop
-from runqy_agent.loops.processor import LEASE_ENDED
 
 if TYPE_CHECKING:
     from runqy_agent.broker.broker import Broker
@@ -36,12 +36,15 @@ class Leases(PeriodicLoop):
         by_queue: dict[str, list[TakenTask]] = {}
         ended: list[TakenTask] = []
         now, redis_now = self._clock.monotonic(), self._clock.now()
-        for task in self._processor.held:
+
+        def look_at(task: TakenTask) -> None:
             if task.lease_ends <= now:
                 ended.append(task)
             # Redis' clock may have been set forward: what was long enough for the old one is short for everybody now.
             elif task.lease_ends < now + RENEW_BELOW or task.held_until < redis_now + RENEW_BELOW:
                 by_queue.setdefault(task.queue, []).append(task)
+
+        self._processor.each(list(self._processor.held), look_at)
         self._processor.lost(ended, LEASE_ENDED)
         await asyncio.gather(*(self._renew(queue, tasks) for queue, tasks in by_queue.items()))
 

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, ClassVar
 from runqy_agent.broker.connection import describe
 from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.loops.doubts import Doubts
-from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
+from runqy_agent.loops.holding import LEASE_ENDED, Holding
+from runqy_agent.loops.loop import TROUBLE, Backoff
 from runqy_agent.loops.route import follow
-from runqy_agent.loops.task_log import TaskLog
-from runqy_agent.outcome import Outcome, Unstarted
+from runqy_agent.outcome import Unstarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from runqy_agent.broker.broker import Broker
     from runqy_agent.broker.message import TakenTask
-    from runqy_agent.broker.settle import Settled
     from runqy_agent.clock import Clock
     from runqy_agent.loops.route import Route
     from runqy_agent.loops.selection import Selector
@@ -36,16 +35,12 @@ REFUSED_DELAY = 5.0
 """Seconds to leave a queue alone on which Redis refused a step."""
 MOST_AT_ONCE = 500
 """Tasks taken from one queue in one step, so that no script runs long."""
-LEASE_ENDED = "its lease could not be renewed in time"
 
 
-class Processor(Loop):
+class Processor(Holding):
     """Owns the slots.
 
     Attributes:
-        held: the tasks this worker holds, from the moment they are taken until their outcome is written.
-        task_log: counts and logs how tasks have ended. It runs beside this.
-        counts: how many of each outcome there were since the start, ``Lost`` among them.
         exchanging: whether one is under way.
         on_health_change: called when a runner's health has changed.
     """
@@ -55,20 +50,15 @@ class Processor(Loop):
     def __init__(
         self, broker: Broker, clock: Clock, routes: Sequence[Route], concurrency: int, selector: Selector
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         self._broker = broker
-        self._clock = clock
         self._routes: dict[str, Route] = {}
         self._concurrency = concurrency
-        self._held: dict[TakenTask, Route] = {}
-        self._decided: set[TakenTask] = set()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._doubts = Doubts()
         self._draining = False
         self.exchanging = False
-        self.task_log = TaskLog()
-        self.counts = self.task_log.counts
         self.on_health_change: Callable[[], None] | None = None
         self.serve(routes, selector)
 
@@ -84,16 +74,6 @@ class Processor(Loop):
 
     # What others see and tell.
 
-    @property
-    def held(self) -> Collection[TakenTask]:
-        """The tasks this worker holds."""
-        return self._held
-
-    @property
-    def running(self) -> list[TakenTask]:
-        """The tasks whose run has not ended yet."""
-        return [task for task in self._held if task not in self._decided]
-
     def wake(self) -> None:
         """There may be something to do."""
         self._wake.set()
@@ -104,55 +84,17 @@ class Processor(Loop):
         if self.on_health_change is not None:
             self.on_health_change()
 
-    def finished(self, task: TakenTask, outcome: Outcome) -> None:
-        """The run of a task has ended. ``wake`` must follow; so a batch of answers makes one exchange."""
-        route = self._held.get(task)
-        if route is None or task in self._decided:
-            return
-        self._decided.add(task)
-        route.settled.append(route.policy.settle(task, outcome, self._clock.now_ns()))
-        self.task_log.ended(task, outcome, self._clock.monotonic())
-
-    def cut_off(self, task: TakenTask, outcome: Outcome) -> None:
-        """End the run of a task from outside, with this outcome."""
-        route = self._held.get(task)
-        if route is not None and task not in self._decided:
-            route.runner.abandon(task)
-            self.finished(task, outcome)
-            self._wake.set()
-
     def lost(self, tasks: Sequence[TakenTask], why: str) -> None:
         """These tasks belong to somebody else now: nothing is written for them, work on them ends."""
-        for task in tasks:
-            route = self._held.get(task)
-            if route is None:
-                continue
-            settled = route.drop(task)
-            if task not in self._decided:
-                route.runner.abandon(task)
-            elif settled is None:
-                continue  # its outcome is on the way; the reply will tell
-            del self._held[task]
-            self._decided.discard(task)
-            self._note_loss(task, why, settled)
+        super().lost(tasks, why)
         if tasks:
             self._check_empty()
-            self._wake.set()
 
     def _lose_ended(self) -> None:
         """An outcome may be written while the lease holds. After that the task is a recoverer's, whoever's it is."""
         now = self._clock.monotonic()
         for route in self._routes.values():
             self.lost(route.too_late(now), LEASE_ENDED)
-
-    def _note_loss(self, task: TakenTask, why: str, settled: Settled | None = None) -> None:
-        in_doubt = settled is not None and settled.in_doubt
-        if in_doubt and why != LEASE_ENDED:
-            log.info("queue %s: task %s was written when its reply was lost", task.queue, task.id)
-            return
-        self.counts["Lost"] += 1
-        fate = "may or may not have been written" if in_doubt else "is not written"
-        log.warning("queue %s: lost task %s, %s; its outcome %s", task.queue, task.id, why, fate)
 
     # Draining.
 
@@ -234,7 +176,18 @@ class Processor(Loop):
         for request, answer in zip(requests, answers, strict=True):
             self._receive(request, answer, ready)
         for runner, tasks in ready.items():
+            self._run(runner, tasks)
+
+    def _run(self, runner: Runner, tasks: list[TakenTask]) -> None:
+        """Let a runner begin tasks. Where that raises, each is given to it alone, to find which one it is."""
+        try:
             runner.run(tasks)
+        except Exception:
+            log.exception("queue %s: %d tasks could not be begun", tasks[0].queue, len(tasks))
+            running = [task for task in tasks if task in self._held and task not in self._decided]
+            for task in running:
+                self._abandon(self._held[task], task)
+            self.each(running, lambda task: runner.run([task]))
 
     async def _resolve_doubts(self) -> None:
         known = {(task.queue, task.id) for task in self._held}
@@ -242,7 +195,8 @@ class Processor(Loop):
             if (task.queue, task.id) not in known:
                 log.info("queue %s: task %s was taken by an exchange whose reply was lost", task.queue, task.id)
                 route = self._routes[task.queue]
-                route.runner.run(self._admit(route, [task]))
+                if admitted := self._admit(route, [task]):
+                    self._run(route.runner, admitted)
         again = self._doubts.next_check()
         if again is not None:
             asyncio.get_running_loop().call_later(max(0.0, again - self._clock.monotonic()) + 0.01, self._wake.set)
@@ -252,8 +206,9 @@ class Processor(Loop):
         free = self._concurrency - len(self._held)
         eligible = set()
         for queue, route in self._routes.items():
-            free += len(route.settled)
-            if route.may_give(now):
+            route.send_again(now)
+            free += len(route.settled) + len(route.refused)
+            if route.may_give(now) and len(route.refused) < self._concurrency:
                 eligible.add(queue)
         room = free > 0 and not self._draining
         shares = self._selector.plan(free, eligible) if room else {}
@@ -271,13 +226,20 @@ class Processor(Loop):
 
     def _release(self, request: Exchange, answer: Exchanged) -> None:
         route = self._routes[request.queue]
-        if answer.error is not None:
-            log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, answer.error, REFUSED_DELAY)
-            route.take_back(request)
-            route.not_before = self._clock.monotonic() + REFUSED_DELAY
+        again_at = self._clock.monotonic() + REFUSED_DELAY
+        if why := answer.why_refused():
+            log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, why, REFUSED_DELAY)
             asyncio.get_running_loop().call_later(REFUSED_DELAY + 0.01, self._wake.set)
+        if answer.error is not None:
+            route.take_back(request)
+            route.not_before = again_at
             return
-        for settled, held in zip(request.finished, answer.held, strict=True):
+        if answer.not_taken:
+            route.take_not_before = again_at
+        for at, (settled, held) in enumerate(zip(request.finished, answer.held, strict=True)):
+            if at in answer.refused:
+                route.was_refused(settled, again_at)
+                continue
             self._decided.discard(settled.task)
             if self._held.pop(settled.task, None) is not None and not held:
                 self._note_loss(settled.task, "it is no longer held", settled)
@@ -288,28 +250,33 @@ class Processor(Loop):
             log.warning("queue %s: dropped the id %r, for which there is no task", route.queue, task_id)
         if answer.taken:
             ready.setdefault(route.runner, []).extend(self._admit(route, answer.taken))
-        if answer.error is None:
-            gave_less = len(answer.taken) + len(answer.dropped) < request.take
+        if answer.error is None and not answer.not_taken:
+            gave_less = len(answer.taken) + len(answer.dropped) + len(answer.repeated) < request.take
             route.note_answer(paused=answer.paused, gave_less=gave_less)
-        if request.take or answer.dropped:
+        if request.take:
             self._wake.set()  # slots that this queue could not fill may be filled by another
 
     def _admit(self, route: Route, tasks: list[TakenTask]) -> list[TakenTask]:
         """Hold tasks that were taken, and sort out those that are not to be run. Returns the others."""
-        ready = []
+        ready: list[TakenTask] = []
         now = self._clock.monotonic()
-        for task in tasks:
-            if task.lease_ends <= now:  # this process or Redis was frozen meanwhile
-                log.info("queue %s: task %s was taken too late to be run, it goes back", task.queue, task.id)
-                route.settled.append(route.policy.settle(task, Unstarted(), self._clock.now_ns()))
-                self._wake.set()
-                continue
-            self._held[task] = route
+
+        def admit(task: TakenTask) -> None:
             if (refusal := route.refusal(task, self._clock)) is not None:
                 self.finished(task, refusal)
                 self._wake.set()
             else:
                 ready.append(task)
+
+        for task in tasks:
+            if task.lease_ends > now:
+                self._held[task] = route
+                continue
+            # This process or Redis was frozen meanwhile.
+            log.info("queue %s: task %s was taken too late to be run, it goes back", task.queue, task.id)
+            route.settled.append(route.policy.settle_safely(task, Unstarted(), self._clock.now_ns())[0])
+            self._wake.set()
+        self.each([task for task in tasks if task in self._held], admit)
         # A task whose run has ended takes no slot, even while its outcome still waits to be written.
         excess = len(self._held) - len(self._decided) - self._concurrency
         room = 0 if self._draining else len(ready) - max(0, excess)

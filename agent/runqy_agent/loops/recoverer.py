@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
+from redis.exceptions import ResponseError
+
 from runqy_agent.broker.broker import LEASE_SECONDS
 from runqy_agent.broker.exchange import Exchange
 from runqy_agent.broker.existing import queues_with
@@ -80,7 +82,7 @@ class Recoverer(PeriodicLoop):
                 outcome: Outcome = Failure(LEASE_EXPIRED) if found.started else Unstarted()
                 if found.task.malformed:
                     outcome = Failure(found.task.malformed, retry=False)
-                exchange.finished.append(policy.settle(found.task, outcome, self._clock.now_ns()))
+                exchange.finished.append(policy.settle_safely(found.task, outcome, self._clock.now_ns())[0])
             (answer,) = await self._broker.exchange([exchange])
             if answer.error:
                 raise answer.error
@@ -88,4 +90,6 @@ class Recoverer(PeriodicLoop):
                 if done:
                     log.warning("queue %s: task %s lost its worker: %s", queue, settled.task.id, settled.step)
             if not any(answer.held):
+                if answer.refused:
+                    raise ResponseError(next(iter(answer.refused.values())))
                 return

@@ -30,7 +30,9 @@ class Route:
         active_timeout, pending_timeout: seconds, for tasks that carry none; 0 for none.
         listener: who waits while it is empty.
         not_before: monotonic seconds; the queue is left alone until then.
+        take_not_before: monotonic seconds; no task is asked for until then.
         settled: outcomes to be written.
+        refused: outcomes that Redis has refused to write; they are sent again later. Their tasks take no slots.
         closed: it gives no tasks any more: the server has taken the sub-queue away.
     """
 
@@ -42,17 +44,31 @@ class Route:
     pending_timeout: float = 0.0
     listener: Listener | None = None
     not_before: float = 0.0
+    take_not_before: float = 0.0
     settled: list[Settled] = field(default_factory=list)
+    refused: list[Settled] = field(default_factory=list)
+    send_again_at: float = 0.0
     closed: bool = False
 
     def may_give(self, now: float) -> bool:
         """Whether it makes sense to ask for tasks. ``now`` is in monotonic seconds."""
         known_empty = self.listener is not None and self.listener.armed
-        return not known_empty and not self.closed and self.runner.ready and self.not_before <= now
+        allowed = self.not_before <= now and self.take_not_before <= now
+        return not known_empty and not self.closed and self.runner.ready and allowed
 
     def take_back(self, request: Exchange) -> None:
         """An exchange did not succeed: what it was to write is still to be written."""
         self.settled = request.finished + self.settled
+
+    def was_refused(self, settled: Settled, again_at: float) -> None:
+        """Redis has refused to write an outcome; try again then (monotonic seconds)."""
+        self.refused.append(settled)
+        self.send_again_at = again_at
+
+    def send_again(self, now: float) -> None:
+        """Send what was refused, if it is time. ``now`` is in monotonic seconds."""
+        if self.refused and self.send_again_at <= now:
+            self.settled, self.refused = self.refused + self.settled, []
 
     def note_answer(self, *, paused: bool, gave_less: bool) -> None:
         """What an exchange has found: whether the queue is paused, or gave less than it was asked for."""
@@ -71,14 +87,15 @@ class Route:
 
     def too_late(self, now: float) -> list[TakenTask]:
         """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in monotonic seconds."""
-        return [settled.task for settled in self.settled if settled.task.lease_ends <= now]
+        return [settled.task for settled in (*self.settled, *self.refused) if settled.task.lease_ends <= now]
 
     def drop(self, task: TakenTask) -> Settled | None:
         """Do not write the outcome of a task. Returns it; None if it is not waiting to be written."""
-        for settled in self.settled:
-            if settled.task is task:
-                self.settled.remove(settled)
-                return settled
+        for waiting in (self.settled, self.refused):
+            for settled in waiting:
+                if settled.task is task:
+                    waiting.remove(settled)
+                    return settled
         return None
 
     def refusal(self, task: TakenTask, clock: Clock) -> Failure | None:

@@ -1,17 +1,47 @@
--- release: take an id out of active and lease (so the locals are called that name the keys), if this worker still
--- holds it. If the lease is somebody else's, and when the id is in only one of the two, nothing changes.
+-- lease_of: the end of a task's lease, if it is this worker's. The locals active and lease name the keys.
 -- Arguments: id, held_until (unix seconds, see ours.lua).
--- Returns: true if the task was held and now belongs to the caller's step; false if nothing changed.
-local function release(id, held_until)
-  if not is_ours(redis.call('ZSCORE', lease, id), held_until) then return false end
-  if redis.call('LREM', active, -1, id) == 0 then return false end
-  redis.call('ZREM', lease, id)
-  return true
+-- Returns: the end as Redis knows it; false if the lease is somebody else's or gone.
+local function lease_of(id, held_until)
+  local ends = redis.call('ZSCORE', lease, id)
+  return is_ours(ends, held_until) and ends
 end
 
--- hold: an id becomes active, held by the caller until lease_until.
--- Arguments: id, lease_until (unix s).
-local function hold(id, lease_until)
+-- leave: take an id out of active; end_lease follows, or rejoin.
+-- Arguments: id.
+-- Returns: true if it was there.
+local function leave(id)
+  return redis.call('LREM', active, -1, id) == 1
+end
+
+-- rejoin: undo leave.
+-- Arguments: id, ends (see lease_of).
+local function rejoin(id, ends)
   redis.call('LPUSH', active, id)
-  redis.call('ZADD', lease, lease_until, id)
+end
+
+-- end_lease: the last part of a step.
+-- Arguments: id.
+local function end_lease(id)
+  redis.call('ZREM', lease, id)
+end
+
+-- lease_all: ids get a lease; join_all follows, or unlease_all.
+-- Arguments: ids, lease_until (unix s).
+local function lease_all(ids, lease_until)
+  local pairs = {}
+  for at, id in ipairs(ids) do pairs[2 * at - 1], pairs[2 * at] = lease_until, id end
+  redis.call('ZADD', lease, unpack(pairs))
+end
+
+-- unlease_all: undo lease_all.
+-- Arguments: ids.
+local function unlease_all(ids)
+  redis.call('ZREM', lease, unpack(ids))
+end
+
+-- join_all: ids that were given a lease become active.
+-- Arguments: ids, task_prefix.
+local function join_all(ids, task_prefix)
+  for _, id in ipairs(ids) do redis.call('HSET', task_prefix .. id, 'state', 'active') end
+  redis.call('LPUSH', active, unpack(ids))
 end

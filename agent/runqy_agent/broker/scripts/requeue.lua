@@ -1,10 +1,11 @@
 -- requeue: a task goes back to the head of its queue, next to be taken; nothing is counted.
--- KEYS: [1] pending, [2] active, [3] lease (see exchange.lua).
--- Arguments: id, held_until, pending_since (unix ns), task_prefix.
--- Returns: 1, or 0 if this worker no longer holds the task and nothing was changed.
-local function requeue(id, held_until, pending_since, task_prefix)
-  if not release(id, held_until) then return 0 end
+-- KEYS: [1] pending (see exchange.lua).
+-- Arguments: id, key (its hash), pending_since (unix ns).
+local function requeue(id, key, pending_since)
   redis.call('RPUSH', KEYS[1], id)
-  redis.call('HSET', task_prefix .. id, 'state', 'pending', 'pending_since', pending_since)
-  return 1
+  local written = redis.pcall('HSET', key, 'state', 'pending', 'pending_since', pending_since)
+  if type(written) == 'table' then
+    redis.call('LTRIM', KEYS[1], 0, -2) -- the step is undone; no other could undo it without knowing the former state
+    error(written.err, 0)
+  end
 end
