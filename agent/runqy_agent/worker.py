@@ -306,6 +306,7 @@ class Worker(Lifecycle):
             health={runner.name: runner.health for runner in self._runners()},
             metrics=metrics,
             running=self._processor.running if self._processor else (),
+            **({"set_aside": self._processor.set_aside} if self._processor else {}),
             outcomes=self._processor.counts if self._processor else {},
             clock_offset=self._announcer.clock_offset,
         )

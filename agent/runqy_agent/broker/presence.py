@@ -13,7 +13,7 @@ from runqy_agent.broker import keys
 from runqy_agent.broker.asynq_pb2 import ServerInfo, WorkerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from runqy_agent.broker.broker import Broker
@@ -78,6 +78,7 @@ class WorkerState:
         metrics: the load of the host, as JSON.
         running: the tasks in progress.
         clock_offset: seconds by which the host's clock is ahead of Redis'; None if that is not known.
+        set_aside: called with a task that cannot be told of, and why.
         outcomes: how many tasks have ended how since the start: ``Success``, ``Failure``, ``Lost`` and others.
     """
 
@@ -88,6 +89,7 @@ class WorkerState:
     health: Mapping[str, Health] = field(default_factory=dict)
     metrics: str = "{}"
     running: Iterable[TakenTask] = ()
+    set_aside: Callable[[TakenTask, Exception], None] = lambda _task, _error: None
     clock_offset: float | None = None
     outcomes: Mapping[str, int] = field(default_factory=dict)
 
@@ -148,7 +150,10 @@ class Presence:
         args: list[bytes | str | int] = [SERVER_TTL, self._server_info(state, len(running))]
         moment = self.clock.monotonic()
         for task in running:
-            args += (task.id, self._worker_info(task, moment))
+            try:
+                args += (task.id, self._worker_info(task, moment))
+            except Exception as error:  # noqa: BLE001, PERF203  # whatever it is, it is this task's
+                state.set_aside(task, error)
         ends = now + SERVER_TTL
         listed = [ends, self._active_key, now + WORKER_TTL, self.identity.worker_id]
         record = [value for field_and_value in self._record(state, now).items() for value in field_and_value]

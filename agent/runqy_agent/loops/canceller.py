@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
 
     from runqy_agent.broker.connection import Client
+    from runqy_agent.broker.message import TakenTask
     from runqy_agent.loops.processor import Processor
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ class Canceller(Loop):
             self._cancel(found["data"].decode("utf-8", "surrogateescape"))
 
     def _cancel(self, task_id: str) -> None:
-        for task in self._processor.running:
+        def look_at(task: TakenTask) -> None:
             if task.id == task_id:
                 log.info("queue %s: task %s is cancelled", task.queue, task_id)
                 self._processor.cut_off(task, Failure(CANCELLED))
+
+        self._processor.each(self._processor.running, look_at)

@@ -8,6 +8,7 @@ from runqy_agent.loops.loop import PeriodicLoop
 from runqy_agent.outcome import Failure
 
 if TYPE_CHECKING:
+    from runqy_agent.broker.message import TakenTask
     from runqy_agent.clock import Clock
     from runqy_agent.loops.processor import Processor
 
@@ -27,5 +28,9 @@ class Deadlines(PeriodicLoop):
     async def round(self) -> None:
         """Look at every task once."""
         now = self._clock.monotonic()
-        for task in [task for task in self._processor.held if task.deadline <= now]:
-            self._processor.cut_off(task, Failure(task.deadline_error(now)))
+
+        def look_at(task: TakenTask) -> None:
+            if task.deadline <= now:
+                self._processor.cut_off(task, Failure(task.deadline_error(now)))
+
+        self._processor.each(self._processor.running, look_at)

@@ -108,8 +108,20 @@ def encode_task(task: TakenTask) -> bytes:
     """Write a task as one line, with its line break.
 
     Raises:
-        UnsendablePayloadError: the payload is nested so deeply that a process could not read it.
+        UnsendablePayloadError: the payload is nested so deeply that a process could not read it, or the task cannot be
+            written for a reason that nobody has thought of.
     """
+    try:
+        return _encode(task)
+    except UnsendablePayloadError:
+        raise
+    except Exception as error:
+        raise UnsendablePayloadError(
+            f"the task cannot be written as a line: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _encode(task: TakenTask) -> bytes:
     payload, encoding = encode_payload(task.payload)
     message = task.message
     headers: Mapping[str, str] = message.headers
