@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.exceptions import (
@@ -16,15 +17,20 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from runqy_agent.broker import scripts
 from runqy_agent.broker.access import IN_FLAT_SCRIPTS, IN_SCRIPTS
 from runqy_agent.broker.address import RedisAddress, resolve
 from runqy_agent.broker.broker import _is_refusal
+from runqy_agent.broker.connection import Clients
 from runqy_agent.broker.steering import Steering, is_demotion
 from runqy_agent.config import RedisSettings, Secret, SentinelSettings
 from runqy_agent.errors import BrokerError
 from runqy_agent.registration.answer import ServerRedis
+
+if TYPE_CHECKING:
+    from runqy_agent.demo.redis_server import RedisServer
 
 SERVER = ServerRedis(addr="redis.example.com:6380", username="u", password=Secret("s3cret"), db=2, use_tls=True)
 
@@ -163,3 +169,24 @@ def test_an_address_hides_its_secrets_and_asks_for_verified_certificates() -> No
         "ssl_keyfile": None,
     }
     assert RedisAddress("h").tls_options() == {}
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_connection_that_is_closed_while_something_is_sent_on_it_is_lost_and_nothing_worse(
+    redis_server: RedisServer, turns: int
+) -> None:
+    async def close_meanwhile() -> None:
+        clients = Clients()
+        client = clients.open(RedisAddress("127.0.0.1", redis_server.port))
+        connection = await client.connection_pool.get_connection()
+        sending = asyncio.create_task(connection.send_packed_command([b"PING\r\n"], check_health=False))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await connection.disconnect(nowait=True)
+        try:
+            with suppress(RedisConnectionError):
+                await sending
+        finally:
+            await clients.close()
+
+    asyncio.run(close_meanwhile())

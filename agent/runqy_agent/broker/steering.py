@@ -155,13 +155,13 @@ class SteeredConnection(Connection):
 
         Raises:
             redis.exceptions.ConnectionError: also where uvloop says with a RuntimeError that the peer has reset the
-                connection since it was last used.
+                connection since it was last used, and where somebody else has closed it at this very moment.
         """
         if not self.is_connected:
             await self.connect()  # redis-py would go where it was before
         try:
             await super().send_packed_command(*args, **options)
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError) as error:  # AttributeError: redis-py's writer is None by now
             raise RedisConnectionError(f"the connection to {self.host}:{self.port} was lost ({error})") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
