@@ -137,7 +137,7 @@ def pips_reading(path: Path) -> tuple[list[tuple[bool, str, bool]], set[str]] | 
     try:
         for line in parser.parse(str(path), constraint=False):
             if line.requirement:
-                found.append((line.constraint, line.requirement, bool(line.opts.editables) and not line.args))  # noqa: PERF401 - it raises half way
+                found.append((line.constraint, line.requirement, line.is_editable))  # noqa: PERF401 - it raises half way
     except (PipError, UnicodeError, LookupError, RecursionError):
         return None
     return found, read
