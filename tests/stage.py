@@ -211,10 +211,12 @@ class Stage:
             "RUNQY_STATUS_LISTEN": "",  # the default address can be had only once
         }
         config_file = settings.pop("config_file", None)
+        wrapper = settings.pop("wrapper", [])
         environment |= settings.pop("environment", {})
         stderr = settings.pop("stderr", None)
         environment |= {f"RUNQY_{name.upper()}": str(value) for name, value in settings.items()}
-        command = [sys.executable, "-m", "runqy_agent", "run", *(["--config", str(config_file)] if config_file else [])]
+        command = [*wrapper, sys.executable, "-m", "runqy_agent", "run"]
+        command += ["--config", str(config_file)] if config_file else []
         agent = Agent(command, environment, self.directory / f"agent-{len(self.agents)}.log", self.redis, stderr)
         self.agents.append(agent)
         return agent

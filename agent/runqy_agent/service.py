@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runqy_agent._version import __version__
@@ -14,11 +15,15 @@ from runqy_agent.child_environment import PROCESS, inherit, secrets_in
 from runqy_agent.config.local import listen_address, token_directories
 from runqy_agent.config.places import AUTO
 from runqy_agent.errors import ExitCode, RunqyAgentError
+from runqy_agent.process.descendants import Origin
+from runqy_agent.process.inherited import adopt_orphans, open_standard_descriptors, raise_file_limit, reset_signals
+from runqy_agent.process.orphans import Orphans
 from runqy_agent.redaction import Redactor
 from runqy_agent.reporting.logs import configure_logging
 from runqy_agent.reporting.status import in_words
 from runqy_agent.reporting.status_server import StatusServer
 from runqy_agent.reporting.systemd import Systemd
+from runqy_agent.spawning import children_name_origin
 from runqy_agent.worker import Worker
 
 if TYPE_CHECKING:
@@ -39,12 +44,18 @@ def run_service(config: Config, reread: Callable[[], Config] | None = None) -> i
     Returns:
         The exit code; what went wrong is the last thing in the log.
     """
+    replaced, reset = open_standard_descriptors(), reset_signals()
     redactor = Redactor()
     redactor.add([*config.secrets(), *secrets_in(inherit(PROCESS))])
     configure_logging(config.log, redactor)
     log.info("runqy-agent %s", __version__)
-    for warning in config.warnings:
+    for warning in [*replaced, *config.warnings]:
         log.warning("%s", warning)
+    if reset:
+        log.info("whoever started the agent had it ignore or block %s: undone", ", ".join(reset))
+    worker = config.worker
+    raise_file_limit(max(worker.concurrency, worker.processes * len(config.queues())))
+    adopt_orphans()
     _use_uvloop()
     try:
         asyncio.run(_serve(config, redactor, reread))
@@ -91,6 +102,10 @@ async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config
     loop.add_signal_handler(signal.SIGCONT, partial(worker.pause, paused=False))
     loop.add_signal_handler(signal.SIGHUP, worker.redeploy)
     await server.start()
+    origin, orphans = Origin(Path(config.deployment.dir)), Orphans()
+    children_name_origin(origin.environment)
+    await asyncio.to_thread(origin.end_leftovers)
+    collector = asyncio.create_task(orphans.collect(), name="orphans")
     watchdog = asyncio.create_task(systemd.feed_watchdog(worker.hung), name="watchdog")
 
     def report() -> None:
@@ -108,5 +123,7 @@ async def _serve(config: Config, redactor: Redactor, reread: Callable[[], Config
     finally:
         systemd.stopping()
         watchdog.cancel()
+        collector.cancel()
+        await asyncio.to_thread(orphans.end_all)
         await server.stop()
     log.info("stopped")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
+import signal
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -225,3 +227,41 @@ def test_the_last_lines_of_the_error_output_are_those_that_were_left_out_of_the_
         assert outcome.error.splitlines()[1:] == [*(f"line {n}" for n in range(19980, 19999)), "line ***"]
 
     play(Pool("q", recovery()), [author.command], scene)
+
+
+@on_each_loop
+def test_the_end_of_a_process_is_noticed_where_the_kernel_does_not_tell(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        (outcome,) = (await stage.outcomes(1)).values()
+        assert isinstance(outcome, Failure)
+        assert "the process exited with code 3" in outcome.error
+
+    code = program("import subprocess; subprocess.Popen(['sleep', '3600'], start_new_session=True); os._exit(3)")
+    play(Pool("q", recovery(enabled=False)), [command(tmp_path, code)], scene, run=run)
+    assert psutil.Process().children() == []
+
+
+@on_each_loop
+def test_an_exit_code_that_somebody_else_has_collected_is_told_as_such(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        (outcome,) = (await stage.outcomes(1)).values()
+        assert isinstance(outcome, Failure)
+        assert "the process exited with code 255" in outcome.error
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects it
+    try:
+        play(Pool("q", recovery(enabled=False)), [command(tmp_path, program("os._exit(0)"))], scene, run=run)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "was collected by somebody else; it counts as 255" in caplog.text

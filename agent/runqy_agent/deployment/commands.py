@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import secrets_in
 from runqy_agent.deployment.files import advice_on_output
+from runqy_agent.spawning import create
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -131,12 +132,12 @@ async def _start(command: Command) -> asyncio.subprocess.Process:
     Left to itself, asyncio would kill the first process alone and then wait for pipes that its children hold open.
     """
     starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *command.argv,
+        create(
+            command.argv,
+            environment=command.env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=dict(command.env),
             cwd=command.cwd,
             start_new_session=True,
         )

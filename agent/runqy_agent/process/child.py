@@ -14,7 +14,7 @@ from runqy_agent.process.descendants import Mark
 from runqy_agent.process.lines import LineSplitter
 from runqy_agent.process.outputs import MAX_LOG_LINE, Outputs
 from runqy_agent.process.pipes import InputPipe, OutputPipe
-from runqy_agent.process.spawning import spawn, watch_end
+from runqy_agent.spawning import spawn, watch_end
 
 if TYPE_CHECKING:
     from runqy_agent.process.command import Command

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import ACCELERATORS, EVERY_CHILD, inherit
+from runqy_agent.spawning import create
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,12 +45,12 @@ async def find_gpus(environ: Mapping[str, str] | None = None) -> list[str]:
 
 async def _ask(program: str, env: Mapping[str, str]) -> str:
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(program, "--query-gpu=index", "--format=csv,noheader"),
+        process = await create(
+            (program, "--query-gpu=index", "--format=csv,noheader"),
+            environment=env,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=env,
         )
     except OSError as error:
         log.warning("%s cannot be started, no GPU is used: %s", program, error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from runqy_agent.child_environment import ACCELERATORS, EVERY_CHILD, inherit
+from runqy_agent.spawning import create
 
 if TYPE_CHECKING:
     from runqy_agent.clock import Clock
@@ -72,14 +73,12 @@ class HostMetrics:
     async def _query_gpus(self, program: str) -> None:
         """Ask once. Ends when the program has ended."""
         try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                f"--query-gpu={GPU_QUERY}",
-                "--format=csv,noheader,nounits",
+            process = await create(
+                (program, f"--query-gpu={GPU_QUERY}", "--format=csv,noheader,nounits"),
+                environment=inherit(EVERY_CHILD | ACCELERATORS),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                env=inherit(EVERY_CHILD | ACCELERATORS),
                 start_new_session=True,  # it is killed with whatever it has started
             )
         except OSError:

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,24 @@ _SHIM = (
     "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])"
 )
 
-inherited_file_limit: list[tuple[int, int]] = []
-"""The limit of open files that children get, if the agent has raised its own; at most one."""
+own_children: set[int] = set()
+"""Processes that the agent has started and whose end it collects itself."""
+
+_file_limit: list[tuple[int, int]] = []
+_origin: dict[str, str] = {}
+
+
+def children_keep_file_limit(soft: int, hard: int) -> None:
+    """Give whatever is started from now on this limit of open files, whatever the agent's own is.
+
+    Many programs do something for each descriptor that they might have.
+    """
+    _file_limit[:] = [(soft, hard)]
+
+
+def children_name_origin(environment: Mapping[str, str]) -> None:
+    """Set these variables for whatever is started from now on, see ``Origin``."""
+    _origin.update(environment)
 
 
 class Started(NamedTuple):
@@ -79,10 +95,10 @@ def check_program(argv: Sequence[str], cwd: Path, environment: Mapping[str, str]
     """
     name = argv[0]
     directories = [""] if os.sep in name else os.get_exec_path(environment)
-    found = [place for directory in directories if (place := cwd / directory / name).is_file()]
+    found = [place for directory in directories if (place := cwd / directory / name).exists()]
     if not found:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-    if not any(os.access(place, os.X_OK) for place in found):
+    if not any(place.is_file() and os.access(place, os.X_OK) for place in found):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
@@ -142,7 +158,7 @@ def _spawn(argv: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> St
             stdout=theirs_out,
             stderr=theirs_err,
             cwd=cwd,
-            env=environment,
+            env={**environment, **_origin},
             start_new_session=True,
         )
     except BaseException:
@@ -152,23 +168,35 @@ def _spawn(argv: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> St
     for theirs in (theirs_in, theirs_out, theirs_err):
         os.close(theirs)  # else the agent would keep the pipes of an ended process open itself
     process.returncode = 0  # its end is collected by ``watch_end``, not when this object goes
-    began(process.pid)
+    _began(process.pid)
     return Started(process.pid, our_in, our_out, our_err)
 
 
-def began(pid: int) -> None:
-    """Note that the agent has started a process: it finds the limits as the agent found them.
+async def create(argv: Sequence[str], *, environment: Mapping[str, str], **options: Any) -> asyncio.subprocess.Process:
+    """Start a program as ``asyncio.create_subprocess_exec`` does, with what holds for all that the agent starts.
 
-    Many programs do something for each descriptor that they might have.
+    Args:
+        argv: program and arguments.
+        environment: the whole of it.
+        options: of ``asyncio.create_subprocess_exec``.
+
+    Raises:
+        OSError: it cannot be started.
     """
+    check_program(argv, Path(options.get("cwd") or "."), environment)
+    command = ending_with_the_agent(argv)
+    process = await asyncio.create_subprocess_exec(*command, env={**environment, **_origin}, **options)
+    _began(process.pid)
+    waiting = asyncio.ensure_future(process.wait())
+    waiting.add_done_callback(lambda _: own_children.discard(process.pid))
+    return process
+
+
+def _began(pid: int) -> None:
     own_children.add(pid)
-    for limit in inherited_file_limit:
+    for limit in _file_limit:
         with suppress(OSError):  # it has ended already, or runs as somebody else
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limit)
-
-
-own_children: set[int] = set()
-"""Processes that the agent has started and whose end it will collect itself."""
 
 
 def watch_end(pid: int, on_end: Callable[[int], None]) -> None:
