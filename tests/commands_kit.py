@@ -91,6 +91,7 @@ class Worker:
         answer: gives the next answer: a status, bytes to send as they are, or None to hang up.
         asked: what it was asked to do, in order.
         refusal: code and words with which it refuses that; None if it does it.
+        lines: what its processes have printed; None where it does not tell.
     """
 
     def __init__(self, address: str) -> None:
@@ -98,10 +99,15 @@ class Worker:
         self.answer: Callable[[], Status | bytes | None] = worker_status
         self.asked: list[str] = []
         self.refusal: tuple[int, str] | None = None
+        self.lines: list[dict[str, Any]] | None = None
 
     def says(self, **changes: Any) -> None:
         """From now on it says this, with fresh times."""
         self.answer = lambda: worker_status(**changes)
+
+    def output(self) -> dict[str, Any] | bytes:
+        """What it says of the lines."""
+        return b"{}" if self.lines is None else {"worker_id": "host:7:old", "lines": self.lines}
 
     @contextmanager
     def serve(self) -> Iterator[Worker]:
@@ -109,7 +115,7 @@ class Worker:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                answer = worker.answer() if self.path == "/status" else b"{}"
+                answer = worker.answer() if self.path == "/status" else worker.output()
                 if answer is None:
                     return
                 self.send_response(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import platform
@@ -14,6 +15,7 @@ from runqy_agent._version import __version__
 from runqy_agent.commands import arguments as host_commands
 from runqy_agent.config.duration import format_duration
 from runqy_agent.errors import ExitCode, RunqyAgentError
+from runqy_agent.escaping import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, one of ``ExitCode``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is no reason to fail
     parser = _parser()
     try:
         arguments = parser.parse_args(argv)
@@ -105,7 +110,7 @@ def _execute(command: str, arguments: argparse.Namespace, parser: argparse.Argum
 
 def _validate(config: Config) -> int:
     for warning in config.warnings:
-        print(f"{_NAME}: warning: {warning}", file=sys.stderr)
+        print(f"{_NAME}: warning: {escape(warning)}", file=sys.stderr)
     worker = config.worker
     print("configuration is valid")
     print(f"  server            {config.server.url}")
@@ -117,8 +122,8 @@ def _validate(config: Config) -> int:
 
 
 def _report(error: RunqyAgentError) -> int:
-    for line in getattr(error, "problems", str(error).splitlines()):
-        print(f"{_NAME}: {line}", file=sys.stderr)
+    for line in str(error).split("\n"):
+        print(f"{_NAME}: {escape(line)}", file=sys.stderr)
     return error.exit_code
 
 

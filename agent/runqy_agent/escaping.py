@@ -20,6 +20,7 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e007f"  # invisible tags
     "]"
 )
+_NOT_ASCII = re.compile("[^\x00-\x7f]")
 _SHORT = {"\n": "\\n", "\r": "\\r"}
 _LAST_BYTE, _LAST_OF_PLANE_0 = 0xFF, 0xFFFF
 
@@ -35,13 +36,18 @@ def escape_lines(text: str, indent: str) -> str:
     return "\n".join([first, *(f"{indent}{line}" if line else "" for line in more)])
 
 
-def to_json(value: object) -> str:
+def to_json(value: object, *, ascii_only: bool = False) -> str:
     """Serialize to JSON in one line that may be shown as it is.
 
     Strings keep their content, but for lone surrogates, which no reader accepts: they become their escape.
+
+    Args:
+        value: what is to be serialized; what JSON does not know becomes its text.
+        ascii_only: for where nobody knows the encoding.
     """
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return _UNSAFE.sub(lambda found: _escape_in_json(found[0]), text)
+    text = _UNSAFE.sub(lambda found: _escape_in_json(found[0]), text)
+    return _NOT_ASCII.sub(lambda found: _escape_in_json(found[0]), text) if ascii_only else text
 
 
 def _escape_character(character: str) -> str:

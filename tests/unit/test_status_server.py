@@ -439,4 +439,4 @@ def test_lines_that_cannot_be_counted_are_a_bad_request(path: Path, query: str) 
 
 def test_what_would_steer_the_terminal_is_shown_and_not_obeyed() -> None:
     line = {"ts": 0, "queue": "q", "src": "stderr", "text": "a\tb\x1b[2Jc\r\x9b"}
-    assert as_text(line).endswith(" q stderr| a\tb\\x1b[2Jc\\x0d\\x9b")
+    assert as_text(line).endswith(" q stderr| a\tb\\x1b[2Jc\\r\\x9b")

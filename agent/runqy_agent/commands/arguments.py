@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runqy_agent.config.duration import parse_duration
 from runqy_agent.config.local import LocalSettings
 from runqy_agent.errors import ConfigError, ExitCode
+from runqy_agent.escaping import escape, escape_lines, to_json
 from runqy_agent.health import NOT_READY_AFTER
 
 if TYPE_CHECKING:
@@ -162,6 +164,10 @@ def _where(address: str, path: str | None, overrides: Mapping[str, str]) -> tupl
     return address or settings.address(), settings.token_directories()
 
 
+def _print_json(value: object) -> None:
+    print(to_json(value, ascii_only=True))
+
+
 def _unit(arguments: argparse.Namespace) -> Unit:
     from runqy_agent.commands.units import Unit  # noqa: PLC0415
 
@@ -172,7 +178,11 @@ def _status(arguments: argparse.Namespace, endpoint: Endpoint) -> int:
     from runqy_agent.commands.overview import host_overview  # noqa: PLC0415
 
     status = endpoint.must_answer()
-    print(json.dumps(status) if arguments.json else host_overview(status))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if arguments.json:
+        _print_json(status)
+    else:
+        print(host_overview(status, width))
     return ExitCode.DONE
 
 
@@ -185,7 +195,10 @@ def _fleet(arguments: argparse.Namespace, path: str | None, overrides: Mapping[s
     from runqy_agent.config import load_config  # noqa: PLC0415
 
     workers = asyncio.run(read_fleet(load_config(path, overrides=overrides)))
-    print(json.dumps({"workers": [asdict(worker) for worker in workers]}) if arguments.json else fleet_table(workers))
+    if arguments.json:
+        _print_json({"workers": [asdict(worker) for worker in workers]})
+    else:
+        print(fleet_table(workers))
     return ExitCode.DONE
 
 
@@ -195,9 +208,13 @@ def _drain(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | None)
     status = drain(endpoint, unit, arguments.wait, undo=arguments.undo)
     done = drained(status, undo=arguments.undo)
     if arguments.json:
-        print(json.dumps({name: status[name] for name in ("worker_id", "status", "running")} | {"done": done}))
+        print(
+            to_json(
+                {name: status[name] for name in ("worker_id", "status", "running")} | {"done": done}, ascii_only=True
+            )
+        )
     else:
-        print(f"{status['status']}, {status['running']} tasks are running")
+        print(escape(f"{status['status']}, {status['running']} tasks are running"))
     return ExitCode.DONE if done else ExitCode.OTHER
 
 
@@ -214,9 +231,14 @@ def _redeploy(arguments: argparse.Namespace, endpoint: Endpoint, unit: Unit | No
     status, done = redeploy(endpoint, unit, arguments.wait)
     if arguments.json:
         results, restart = (status["redeploy"]["results"], restart_needs(status)) if done else ({}, [])
-        print(json.dumps({"worker_id": status["worker_id"], "done": done, "results": results, "restart": restart}))
+        print(
+            to_json(
+                {"worker_id": status["worker_id"], "done": done, "results": results, "restart": restart},
+                ascii_only=True,
+            )
+        )
     elif done:
-        print("\n".join(in_lines(status)))
+        print("\n".join(escape_lines(line, "  ") for line in in_lines(status)))
     else:
         print("the worker has been told" if not arguments.wait else "the worker is still at it")
     return ExitCode.DONE if (done and all_well(status)) or not arguments.wait else ExitCode.OTHER
@@ -236,7 +258,10 @@ def _health(arguments: argparse.Namespace, watcher: Watcher) -> int:
         look, samples = watcher.wait(wanted)
         well = samples >= arguments.samples
     answer = look.as_json() | {"seconds": round(time.monotonic() - began, 1), "samples": samples}
-    print(json.dumps(answer) if arguments.json else f"{answer['state']}: {answer['reason']}")
+    if arguments.json:
+        _print_json(answer)
+    else:
+        print(escape_lines(f"{answer['state']}: {answer['reason']}", "  "))
     return ExitCode.DONE if well else ExitCode.OTHER
 
 
@@ -249,8 +274,9 @@ def _heal(arguments: argparse.Namespace, watcher: Watcher) -> int:
     )
     result, well = heal(watcher, unit, Records(arguments.records, unit.name), policy)
     if arguments.json:
-        print(json.dumps(result))
+        _print_json(result)
     else:
-        print(f"{result['unit']}: {result['state']}, {result['action'].replace('_', ' ')}: {result['reason']}")
-        print("".join(f"  {line}\n" for line in result["log"]), end="")
+        action = result["action"].replace("_", " ")
+        print(escape_lines(f"{result['unit']}: {result['state']}, {action}: {result['reason']}", "  "))
+        print("".join(f"  {escape(line)}\n" for line in result["log"]), end="")
     return ExitCode.DONE if well else ExitCode.OTHER

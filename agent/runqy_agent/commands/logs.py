@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from runqy_agent.escaping import escape, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 ALL = 500
 """More lines than this no worker keeps."""
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-"""What would steer the terminal. A tab may stay."""
 
 
 def show_logs(endpoint: Endpoint, lines: int, queue: str, *, follow: bool, as_json: bool) -> None:
@@ -31,7 +29,7 @@ def show_logs(endpoint: Endpoint, lines: int, queue: str, *, follow: bool, as_js
     if first is None:
         raise endpoint.silent()
     if as_json and not follow:
-        print(json.dumps(first))
+        print(to_json(first, ascii_only=True))
         return
     try:
         _show(first, as_json=as_json)
@@ -51,7 +49,7 @@ def _more(endpoint: Endpoint, queue: str, last: Output) -> Iterator[Output]:
         time.sleep(POLL_SECONDS)
         found = endpoint.output(ALL, after, queue)
         if found is not None and found["worker_id"] != worker_id:  # its lines are numbered anew
-            print(f"worker {found['worker_id']} has taken over", file=sys.stderr, flush=True)
+            print(escape(f"worker {found['worker_id']} has taken over"), file=sys.stderr, flush=True)
             worker_id, after = found["worker_id"], 0
             found = endpoint.output(ALL, after, queue)
         if found is not None and found["worker_id"] == worker_id:
@@ -65,12 +63,11 @@ def _newest(found: Output, before: int) -> int:
 
 def _show(found: Output, *, as_json: bool) -> None:
     for line in found["lines"]:
-        print(json.dumps(line) if as_json else as_text(line))
+        print(to_json(line, ascii_only=True) if as_json else as_text(line))
     sys.stdout.flush()
 
 
 def as_text(line: dict[str, Any]) -> str:
     """A line for people."""
     at = time.strftime("%H:%M:%S", time.localtime(line["ts"] / 1000))
-    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", line["text"])
-    return f"{at} {line['queue']} {line['src']}| {text}"
+    return escape(f"{at} {line['queue']} {line['src']}| {line['text']}")

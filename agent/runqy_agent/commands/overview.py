@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
+from runqy_agent.escaping import escape, escape_lines
 from runqy_agent.health import clock_remark, judge
 
 if TYPE_CHECKING:
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 SHORT = 12
 """As many digits of a commit are shown."""
+_NAMES = 18
+"""Columns of the names; what belongs to them stands behind."""
+_INDENT = "  "
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
-def host_overview(status: Status) -> str:
-    """A few lines about one worker."""
+def host_overview(status: Status, width: int = 0) -> str:
+    """A few lines about one worker.
+
+    Args:
+        status: what it says.
+        width: columns to keep within; 0 for any number.
+    """
     now = status["now"]
     verdict = judge(status, now=now)
     rows: list[tuple[str, Any]] = [
@@ -40,7 +50,17 @@ def host_overview(status: Status) -> str:
     rows += [("restart needed", need) for need in (status.get("redeploy") or {}).get("restart", ())]
     for name, process in status["processes"].items():
         rows += _process_rows(name, process, now)
-    return "\n".join(f"{name:<18}{value}" for name, value in rows)
+    return "\n".join(_row(name, str(value), width) for name, value in rows)
+
+
+def _row(name: str, value: str, width: int) -> str:
+    """A name and what there is to say, which goes on below itself: no line of it passes for another row."""
+    lines = escape_lines(value, _INDENT).split("\n")
+    if width > 2 * _NAMES:
+        lines = [
+            part for line in lines for part in textwrap.wrap(line, width - _NAMES, subsequent_indent=_INDENT) or [""]
+        ]
+    return f"{escape(name):<{_NAMES - 1}} " + f"\n{' ' * _NAMES}".join(lines)
 
 
 def _process_rows(name: str, process: Mapping[str, Any], now: float) -> Iterable[tuple[str, str]]:
@@ -90,8 +110,9 @@ def fleet_table(workers: Sequence[FleetWorker]) -> str:
         )
         for worker in workers
     ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return "\n".join(_line(row, widths) for row in (head, *rows))
+    cells = [[escape(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return "\n".join(_line(row, widths) for row in cells)
 
 
 def _line(row: Iterable[str], widths: Iterable[int]) -> str:

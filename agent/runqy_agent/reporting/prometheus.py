@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from runqy_agent.escaping import escape
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -55,7 +57,8 @@ def _of_queues(status: Status) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "runqy_agent_dropped_responses", "Answers to tasks that were not in flight", labels=["queue"]
     )
-    for queue, process in status["processes"].items():
+    for name, process in status["processes"].items():
+        queue = escape(name)
         ready.add_metric([queue], float(process["state"] == "ready"))
         stale.add_metric([queue], float(process["stale"]))
         number.add_metric([queue], sum(each["pid"] != 0 for each in process["processes"]))
