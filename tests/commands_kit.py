@@ -27,6 +27,7 @@ case "$*" in
 *show*) cat state ;;
 *reset-failed*) ;;
 *restart*)
+    cp ../records/u.jsonl recorded 2>>/dev/null
     test ! -e refuse || {{ cat refuse >&2; exit 4; }}
     test ! -e next || cp next state
     ;;
@@ -188,6 +189,11 @@ class Systemd:
         calls = self._directory / "calls"
         lines = calls.read_text().splitlines() if calls.exists() else []
         return [line for line in lines if not any(word in line for word in but or ("show",))]
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """What the records of the unit ``u`` held when it was to restart."""
+        path = self._directory / "recorded"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def restarted(self) -> bool:

@@ -93,3 +93,58 @@ def test_old_versions_go_and_those_in_use_or_remembered_stay(host: Any) -> None:
     assert sorted(path.name for path in (host.prefix / "versions").iterdir()) == ["1", "a", "d"]
     generation.finish(host, 1)
     assert sorted(path.name for path in (host.prefix / "versions").iterdir()) == ["a", "d"]
+
+
+# With a systemd
+
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >>"{directory}/calls"
+case "$*" in
+*is-active*new*) echo inactive ;;
+*is-active*) echo active ;;
+*is-enabled*) echo enabled ;;
+esac
+"""
+
+
+@pytest.fixture
+def calls(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """How systemctl was called."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "systemctl").write_text(SYSTEMCTL.format(directory=tmp_path))
+    (programs / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    (tmp_path / "calls").touch()
+    return tmp_path / "calls"
+
+
+def test_units_that_a_bad_version_added_are_stopped_and_disabled_before_they_go(host: Any, calls: Path) -> None:
+    generation.begin(host)
+    deploy(host, "2")
+    added = ("runqy-agent-new.service", "runqy-agent-new-heal.timer", "runqy-agent-new-heal.service")
+    for name in added:
+        (host.unit_dir / name).write_text("only of version 2")
+    calls.write_text("")
+    result = generation.restore(host, exchange=False)
+    made = calls.read_text().splitlines()
+    assert {f"--user disable --now {name}" for name in added} <= set(made)
+    assert not any("disable --now runqy-agent.service" in call for call in made)
+    reload = made.index("--user daemon-reload")
+    assert all(made.index(f"--user disable --now {name}") < reload for name in added)
+    assert "--user enable runqy-agent.service" in made[reload:]
+    assert [path.name for path in host.unit_dir.iterdir()] == ["runqy-agent.service"]
+    assert result == {"restored": "1", "were_active": ["runqy-agent.service"]}
+
+
+def test_a_unit_that_was_not_enabled_before_is_not_enabled_after(host: Any, calls: Path, tmp_path: Path) -> None:
+    program = tmp_path / "programs" / "systemctl"
+    program.write_text(program.read_text().replace("echo enabled", "echo disabled"))
+    generation.begin(host)
+    deploy(host, "2")
+    generation.restore(host, exchange=False)
+    made = calls.read_text().splitlines()
+    assert "--user disable runqy-agent.service" in made
+    assert not any("enable runqy-agent.service" in call.replace("disable", "") for call in made)

@@ -115,14 +115,16 @@ def test_drain_waits_for_running_tasks_and_is_undone(stage: Stage, agent: Agent,
     stage.until_state("inference.high", late, "completed")
 
 
-def test_a_process_that_is_given_up_makes_the_worker_degraded(stage: Stage, address: str) -> None:
+def test_a_process_that_is_given_up_makes_the_worker_degraded_here_and_in_redis(stage: Stage, address: str) -> None:
     stage.queue("inference", author_code())
-    stage.agent(status_listen=address, recovery_max_restarts=0).wait_running()
+    agent = stage.agent(status_listen=address, recovery_max_restarts=0).wait_running()
+    assert agent.record()["healthy"] == "true"
     stage.client.enqueue("inference.default", b'{"die": 3}')
     until(lambda: asked("health", "--address", address)["state"] == "degraded", "it is degraded")
     health = asked("health", "--address", address)
     assert health["restart"]
     assert "exited with code 3" in health["reason"] or "code 3" in health["reason"]
+    until(lambda: agent.record()["healthy"] == "false", "whoever looks in Redis sees it too")
 
 
 def test_local_commands_need_no_secret_and_no_other_setting(agent: Agent, address: str, tmp_path: Path) -> None:
@@ -286,6 +288,58 @@ def test_a_worker_whose_event_loop_is_blocked_does_not_feed_the_watchdog(
     assert manager.heard.count("WATCHDOG=1") == feeds
     thaw.touch()
     until(lambda: manager.heard.count("WATCHDOG=1") > feeds, "it is fed again")
+    assert agent.terminate() == 0
+
+
+STUCK = """
+import asyncio, os
+from runqy_agent.loops import loop
+from {module} import {name}
+
+loop.HUNG_SECONDS = 0.5
+work = {name}.{method}
+
+async def stuck(self, *arguments):
+    while os.path.exists({gate!r}):
+        await asyncio.sleep(0.01)  # the event loop turns, and this never ends
+    return await work(self, *arguments)
+
+{name}.{method} = stuck
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("heartbeat", "runqy_agent.loops.heartbeat Heartbeat round"),
+        ("processor", "runqy_agent.loops.processor Processor _round"),
+        ("leases", "runqy_agent.loops.leases Leases round"),
+    ],
+)
+def test_a_worker_one_of_whose_loops_is_stuck_does_not_feed_the_watchdog(
+    part: str, place: str, stage: Stage, manager: Manager, tmp_path: Path
+) -> None:
+    module, name, method = place.split()
+    gate = tmp_path / "gate"
+    (tmp_path / "sitecustomize.py").write_text(STUCK.format(module=module, name=name, method=method, gate=str(gate)))
+    stage.queue("inference")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    agent = stage.agent(environment=manager.environment | {"PYTHONPATH": path}).wait_running()
+    until(lambda: manager.heard.count("WATCHDOG=1") > 2, "the watchdog is fed")
+    gate.touch()
+    task = stage.client.enqueue("inference.default", b"{}")  # wakes the processor
+
+    def noticed(times: int) -> None:
+        words = f"{part}: hung; systemd will restart the worker"
+        until(lambda: agent.log().count(words) > times, f"it is noticed more than {times} times")
+
+    noticed(2)
+    fed = manager.heard.count("WATCHDOG=1")
+    noticed(6)
+    assert manager.heard.count("WATCHDOG=1") == fed
+    gate.unlink()
+    until(lambda: manager.heard.count("WATCHDOG=1") > fed, "it is fed again")
+    stage.until_state("inference.default", task, "completed")
     assert agent.terminate() == 0
 
 

@@ -479,6 +479,16 @@ def test_heal_restarts_a_sick_worker_records_it_and_sees_that_a_new_one_is_healt
     assert record == expected | {"result": "restarted"}
 
 
+def test_a_restart_is_recorded_before_it_is_made(
+    sick: Worker, systemd: Systemd, do_heal: Callable[..., Answer], tmp_path: Path
+) -> None:
+    do_heal("--verify", "60s", "--trigger", "timer")
+    (before,), (after,) = systemd.recorded(), records(tmp_path)
+    assert before["result"] == "restarting"
+    assert before["trigger"] == "timer"
+    assert after == before | {"result": "restarted"}
+
+
 @pytest.mark.parametrize("state", [FAILED, UnitState("failed", "failed", "watchdog"), UnitState("active", "running")])
 def test_heal_restarts_a_service_that_failed_or_says_nothing(
     state: UnitState, worker: Worker, systemd: Systemd, do_heal: Callable[..., Answer]

@@ -140,6 +140,7 @@ class StatusServer:
         self._server = None
 
     def _answer(self, request: Request) -> Response:
+        log.debug("the status endpoint is asked for %s %s", request.method, request.path)
         try:
             return self._refusal(request) or self._page(request)
         except Exception:

@@ -43,7 +43,7 @@ def unpack(archive: Path, sha256: str, into: Path) -> None:
     """Check an archive and take it apart."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
-        fail(fail(f"{archive} was damaged on its way: checksum {found} instead of {sha256}. Run the playbook again."))
+        fail(f"{archive} was damaged on its way: checksum {found} instead of {sha256}. Run the playbook again.")
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             if not member.isfile() or "/" in member.name or not member.name.endswith(".whl"):
