@@ -90,10 +90,28 @@ serving.HUNG_GRACE = 0.5
 """
 
 
+LEISURE = """
+from runqy_agent.broker import broker
+from runqy_agent.loops import leases
+
+broker.LEASE_SECONDS = 3600
+leases.Leases.__init__.__defaults__ = (3600.0,)
+"""
+
+
+def leisurely(directory: Path) -> dict[str, str]:
+    """An environment in which an agent looks at no lease: it learns that one is lost when it writes an outcome."""
+    return _patched(directory, LEISURE)
+
+
 def hasty(directory: Path) -> dict[str, str]:
     """An environment in which an agent renews leases after a second, and does not bear long with a busy process.
 
     What takes 10 to 20 seconds otherwise, and is the same. ``directory`` is one of the test's own.
     """
-    (directory / "sitecustomize.py").write_text(HASTE, encoding="utf-8")
+    return _patched(directory, HASTE)
+
+
+def _patched(directory: Path, patch: str) -> dict[str, str]:
+    (directory / "sitecustomize.py").write_text(patch, encoding="utf-8")
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(directory), os.environ.get("PYTHONPATH"))))}

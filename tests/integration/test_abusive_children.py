@@ -138,7 +138,7 @@ open({str(pid_file)!r}, "w").write(str(left.pid))
 os._exit(5)
 """
     abuse = Abuse(stage, author(leave))
-    assert abuse.error() == "crashed the process 1 time: the process exited with code 5"
+    assert abuse.error(timeout=120) == "crashed the process 1 time: the process exited with code 5"
     left = int(pid_file.read_text())
     until(lambda: not psutil.pid_exists(left) or not alive(psutil.Process(left)), "nothing is left behind")
     abuse.served()

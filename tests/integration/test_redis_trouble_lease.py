@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from recorder import Recorder, gated, hasty
+from recorder import Recorder, gated, hasty, leisurely
 from runqy_agent.broker import keys
 from runqy_agent.demo.client import message
 from stage import Agent, Stage, alive, until
@@ -32,7 +32,7 @@ def hand_to_recoverer(stage: Stage, queue: str, task_id: str) -> None:
 
 def hand_to_another_worker(stage: Stage, queue: str, task_id: str) -> None:
     """Do what comes of it when another worker has taken the task again: it holds the task for longer than we asked."""
-    stage.redis.zadd(keys.queue_keys(queue).lease, {task_id: time.time() + 3600})
+    stage.redis.zadd(keys.queue_keys(queue).lease, {task_id: time.time() + 7200})
 
 
 def stored(stage: Stage, queue: str, ids: Sequence[str]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def until_lost(agent: Agent, ids: Sequence[str], why: str) -> None:
 def test_when_a_process_answers_a_task_whose_lease_was_lost_nothing_is_written_for_it(stage: Stage) -> None:
     queue, gate = "inference.default", stage.directory / "gate"
     recorder = Recorder(stage, threads=3)
-    agent = stage.agent(concurrency=3).wait_running()
+    agent = stage.agent(concurrency=3, environment=leisurely(stage.directory)).wait_running()
     ids = stage.client.enqueue_all([message(queue, gated(gate)) for _ in range(3)])
     until(lambda: len(recorder.runs()) == 3, "three tasks are running")
     hand_to_recoverer(stage, queue, ids[0])
