@@ -372,3 +372,14 @@ def test_if_one_process_of_a_pool_cannot_run_the_new_code_all_go_back(tmp_path: 
         assert stage.runner.health.state == "ready"
 
     play(Pool("q", recovery()), [command(tmp_path, ECHO).on_gpu(gpu) for gpu in "01"], scene)
+
+
+def test_tasks_that_no_process_can_take_go_back_the_oldest_last_to_be_the_first_again(tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t0", b'"die"')])
+        await stage.outcomes(1)
+        assert not stage.runner.ready
+        stage.runner.run([taken("a"), taken("b"), taken("c")])
+        assert stage.sink.seen[1:] == [("c", Unstarted()), ("b", Unstarted()), ("a", Unstarted())]
+
+    play(Pool("q", recovery(max_restarts=0)), [command(tmp_path, DIES)], scene)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runqy_agent.broker.exchange import Exchange, Exchanged, NotDoneError
 from runqy_agent.broker.settle import Policy
 from runqy_agent.clock import Clock
+from runqy_agent.loops import doubts
 from runqy_agent.loops import processor as processor_module
 from runqy_agent.loops.processor import Processor
 from runqy_agent.loops.route import Route
@@ -55,6 +57,9 @@ class ScriptedBroker:
         self.taken_over: set[str] = set()
         self.most_active = 0
         self.lease_seconds = 30.0
+        self.lost_replies = 0
+        self.failed_looks = 0
+        self.taken_unheard: list[TakenTask] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -62,7 +67,10 @@ class ScriptedBroker:
         return Clock().now() + 30.25
 
     async def reclaim(self, *_: object) -> list[TakenTask]:
-        return []
+        if self.failed_looks:
+            self.failed_looks -= 1
+            raise RedisTimeoutError("gone")
+        return list(self.taken_unheard)
 
     async def exchange(self, requests: Sequence[Exchange], *_: object) -> list[Exchanged]:
         await self.gate.wait()
@@ -71,6 +79,10 @@ class ScriptedBroker:
             self.failures -= 1
             raise self.trouble("gone")
         answers = [self._one(request) for request in requests]
+        if self.lost_replies and any(answer.taken for answer in answers):
+            self.lost_replies -= 1
+            self.taken_unheard += [task for answer in answers for task in answer.taken]
+            raise RedisTimeoutError("gone")
         self.most_active = max(self.most_active, len(self.active))
         return answers
 
@@ -437,6 +449,40 @@ def test_nothing_is_in_doubt_where_nothing_was_carried_out() -> None:
             rig.runners["a"].end(task)
             await until(lambda: not rig.processor.held)
             assert rig.processor.counts["Lost"] == 1
+
+    run(test)
+
+
+def test_a_task_that_was_taken_unheard_is_run_once_however_often_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubts, "CHECKS", (0.0, 0.01, 0.02, 0.03))
+
+    async def test() -> None:
+        broker = ScriptedBroker(a=1)
+        broker.lost_replies = 1
+        async with running(Rig(broker, concurrency=2)) as rig:
+            await until(lambda: rig.runners["a"].begun)
+            await until(lambda: rig.processor._doubts.next_check() is None)
+            assert rig.runners["a"].ids == ["a0"]
+            rig.runners["a"].end(rig.runners["a"].begun[0])
+            await until(lambda: not rig.processor.held)
+            assert broker.written == [("complete", "a0")]
+
+    run(test)
+
+
+def test_a_task_found_when_others_have_its_slot_goes_back_to_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubts, "AGAIN_SECONDS", 0.5)
+
+    async def test() -> None:
+        broker = ScriptedBroker(a=2)
+        broker.lost_replies = broker.failed_looks = 1
+        async with running(Rig(broker, concurrency=1)) as rig:
+            await until(lambda: broker.steps("requeue"))
+            assert (broker.steps("requeue"), rig.runners["a"].ids) == (["a0"], ["a1"])
+            assert list(broker.pending["a"]) == ["a0"]
+            broker.taken_unheard.clear()
+            rig.runners["a"].end(rig.runners["a"].begun[0])
+            await until(lambda: rig.runners["a"].ids == ["a1", "a0"])
 
     run(test)
 

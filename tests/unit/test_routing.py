@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
 from registration_kit import read
+from runqy_agent.broker.settle import Policy
 from runqy_agent.errors import RegistrationError
+from runqy_agent.loops.route import Route, follow
 from runqy_agent.registration import ServedQueue, parent_of, route
+
+if TYPE_CHECKING:
+    from runqy_agent.broker.settle import Settled
+    from runqy_agent.process.runner import Runner
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,16 @@ def test_answers_that_name_different_redis_servers_are_refused() -> None:
     with pytest.raises(RegistrationError, match="differ in addr, password, use_tls") as caught:
         route(["inference", "simple"], [read(), other])
     assert "0ther" not in str(caught.value)
+
+
+def test_a_sub_queue_that_is_taken_away_gives_nothing_and_keeps_what_is_to_be_written() -> None:
+    runner = cast("Runner", SimpleNamespace(ready=True))
+    known = {name: Route(name, 1, runner, Policy()) for name in ("a", "b")}
+    on_the_way = cast("Settled", object())
+    known["a"].settled.append(on_the_way)
+    follow(known, [Route("b", 5, runner, Policy())])
+    assert (known["a"].may_give(0), known["a"].settled) == (False, [on_the_way])
+    assert (known["b"].may_give(0), known["b"].priority) == (True, 5)
+    follow(known, [Route("a", 2, runner, Policy())])
+    assert (known["a"].may_give(0), known["a"].priority, known["a"].settled) == (True, 2, [on_the_way])
+    assert not known["b"].may_give(0)
