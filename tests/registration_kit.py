@@ -53,6 +53,9 @@ class Server:
         response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         if isinstance(response, Exception):
             raise response
+        if response.is_stream_consumed:  # one that was made from its content; from a network it is a stream
+            stream = httpx.ByteStream(response.content)
+            return httpx.Response(response.status_code, headers=response.headers, stream=stream)
         return response
 
     def register(

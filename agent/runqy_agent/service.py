@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UMASK = 0o027
+"""What the agent and its children write is for their user and group, whoever has started it with which umask."""
+
 
 def run_service(config: Config, reread: Callable[[], Config] | None = None) -> int:
     """Run a worker until it is told to stop by SIGTERM or SIGINT.
@@ -45,6 +48,7 @@ def run_service(config: Config, reread: Callable[[], Config] | None = None) -> i
         The exit code; what went wrong is the last thing in the log.
     """
     replaced, reset = open_standard_descriptors(), reset_signals()
+    os.umask(UMASK)
     redactor = Redactor()
     redactor.add([*config.secrets(), *secrets_in(inherit(PROCESS))])
     configure_logging(config.log, redactor)

@@ -20,6 +20,7 @@ import httpx
 
 from runqy_agent.config.duration import format_duration
 from runqy_agent.errors import ConfigError, RegistrationError
+from runqy_agent.registration.body import BoundedBody
 
 if TYPE_CHECKING:
     from runqy_agent.config.settings import Secret, ServerSettings
@@ -106,7 +107,7 @@ class Exchange:
 
     async def _send(self, url: httpx.URL, request: dict[str, str]) -> bytes | httpx.URL:
         key = _key(self.server)
-        headers = {"Authorization": f"Bearer {key.reveal()}", "Accept": "application/json"}
+        headers = {"Authorization": f"Bearer {key.reveal()}", "Accept": "application/json", "Accept-Encoding": "gzip"}
         async with self.client.stream("POST", url, json=request, headers=headers) as response:
             if response.has_redirect_location:
                 return _redirect(url, response)
@@ -127,14 +128,15 @@ def _key(server: ServerSettings) -> Secret:
 
 async def _read(response: httpx.Response, *, strict: bool) -> bytes:
     """Read a body up to the bound; of an error's body, silently, only as much."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > _MAX_BODY:
-            if strict:
-                raise RegistrationError(f"the server's answer is larger than {_MAX_BODY // 1024**2} MiB")
-            break
-    return bytes(body)
+    body = BoundedBody(response.headers.get("content-encoding", ""), _MAX_BODY)
+    try:
+        async for chunk in response.aiter_raw():  # httpx itself would decode without a bound
+            body.add(chunk)
+        return body.whole()
+    except ValueError as error:
+        if strict:
+            raise RegistrationError(f"the server's answer {error}") from None
+        return body.begun()
 
 
 def _redirect(url: httpx.URL, response: httpx.Response) -> httpx.URL:
