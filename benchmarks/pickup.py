@@ -1,6 +1,6 @@
 """How long an idle worker takes to bring a new task to the process of the task author.
 
-    python benchmarks/pickup.py [--tasks 500] [--concurrency 1,64]
+    python benchmarks/pickup.py [--tasks 500] [--concurrency 1,64] [--sub-queues 2,100]
 
 Everything is real and on this machine: a redis-server, the agent as its own process, and a process that answers each
 task with the time at which it had read its line. One task at a time is put into an empty queue, in one transaction as
@@ -24,7 +24,6 @@ from runqy_agent.demo.client import message
 if TYPE_CHECKING:
     import subprocess
 
-QUEUES = {"bench.high": 9, "bench.low": 3}
 WHEN = """
 import json, sys, time
 print('{"status": "ready"}', flush=True)
@@ -37,8 +36,9 @@ for line in sys.stdin:
 class Pickup(Rig):
     """Measures one task after the other."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, {"main.py": WHEN, "requirements.txt": ""}, QUEUES, redis_storage=True)
+    def __init__(self, directory: Path, sub_queues: int) -> None:
+        queues = {"bench.high": 9, **{f"bench.low{number}": 3 for number in range(1, sub_queues)}}
+        super().__init__(directory, {"main.py": WHEN, "requirements.txt": ""}, queues, redis_storage=True)
 
     def run(self, tasks: int, concurrency: int) -> list[float]:
         """Milliseconds for each task."""
@@ -72,20 +72,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tasks", type=int, default=500, help="tasks in each run")
     parser.add_argument("--concurrency", default="1,64", help="worker.concurrency, separated by commas")
+    parser.add_argument("--sub-queues", default="2,100", help="how many there are, separated by commas")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="runqy-bench-") as directory:
-        bench = Pickup(Path(directory))
-        try:
-            bench.run(20, 1)  # warms everything up
-            print(f"{options.tasks} tasks, one at a time, {bench.redis.kind}")
-            print("concurrency   ms from enqueue to process: median   90 %   99 %   longest")
-            for level in map(int, options.concurrency.split(",")):
-                times = sorted(bench.run(options.tasks, level))
-                parts = [times[int(len(times) * part)] for part in (0.9, 0.99)]
-                rest = "  ".join(f"{value:5.2f}" for value in (*parts, times[-1]))
-                print(f"{level:11d}   {statistics.median(times):34.2f}  {rest}", flush=True)
-        finally:
-            bench.close()
+    print(f"{options.tasks} tasks, one at a time")
+    print("sub-queues  concurrency   ms from enqueue to process: median   90 %   99 %   longest")
+    for sub_queues in map(int, options.sub_queues.split(",")):
+        with tempfile.TemporaryDirectory(prefix="runqy-bench-") as directory:
+            bench = Pickup(Path(directory), sub_queues)
+            try:
+                bench.run(20, 1)  # warms everything up
+                for level in map(int, options.concurrency.split(",")):
+                    times = sorted(bench.run(options.tasks, level))
+                    parts = [times[int(len(times) * part)] for part in (0.9, 0.99)]
+                    rest = "  ".join(f"{value:5.2f}" for value in (*parts, times[-1]))
+                    print(f"{sub_queues:10d}  {level:11d}   {statistics.median(times):34.2f}  {rest}", flush=True)
+            finally:
+                bench.close()
 
 
 if __name__ == "__main__":

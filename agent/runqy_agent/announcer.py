@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from runqy_agent.broker.presence import Presence, WorkerState
     from runqy_agent.clock import Clock
+    from runqy_agent.loops.loop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,14 @@ class Announcer:
         self._publisher.start()
 
     @property
+    def loops(self) -> list[Loop]:
+        """What keeps the records fresh."""
+        return [loop for loop in (self.heartbeat, self._publisher) if loop is not None]
+
+    @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What must not end before ``stop``."""
-        return [loop.task for loop in (self.heartbeat, self._publisher) if loop is not None and loop.task is not None]
+        return [loop.task for loop in self.loops if loop.task is not None]
 
     @property
     def clock_offset(self) -> float | None:

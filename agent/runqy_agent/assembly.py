@@ -68,6 +68,11 @@ class Loops:
     janitor: Janitor
     recoverer: Recoverer
 
+    @property
+    def all(self) -> tuple[Loop, ...]:
+        """Every one of them."""
+        return (*self.background, self.leases, self.processor)
+
     def serve(self, config: Config, routes: Sequence[Route]) -> None:
         """Serve these sub-queues from now on."""
         self.processor.serve(routes, _selector(config, routes))
@@ -139,22 +144,38 @@ def make_routes(
 
 
 def make_loops(
-    config: Config, broker: Broker, subscriber: Client, clock: Clock, routes: Sequence[Route], *, clients: Clients
+    config: Config,
+    broker: Broker,
+    subscriber: Client | None,
+    clock: Clock,
+    routes: Sequence[Route],
+    *,
+    clients: Clients,
 ) -> Loops:
-    """The loops that serve these routes. ``subscriber`` is a client whose ``pubsub`` works, one of ``clients``."""
+    """The loops that serve these routes.
+
+    Args:
+        config: the settings.
+        broker: Redis.
+        subscriber: a client whose ``pubsub`` works, one of ``clients``; None where nothing can be subscribed to.
+        clock: where times come from.
+        routes: the sub-queues.
+        clients: the connections of the worker.
+    """
     names = [route.queue for route in routes]
     broker.late_stamps = _has_late_stamps(config)
     processor = Processor(broker, clock, routes, config.worker.concurrency, _selector(config, routes))
     forwarder, janitor = Forwarder(broker, names), Janitor(broker, names, int(config.worker.ttl_archived))
     recoverer = Recoverer(broker, clock, {route.queue: route.policy for route in routes})
     background: tuple[Loop, ...] = (
-        Canceller(subscriber, processor),
         Deadlines(clock, processor),
         forwarder,
         recoverer,
         janitor,
         processor.task_log,
     )
+    if subscriber is not None:
+        background += (Canceller(subscriber, processor),)
     if clients.watches_sentinels():
         background += (MasterWatch(clients.follow_master),)
     return Loops(processor, Leases(broker, clock, processor), background, forwarder, janitor, recoverer)

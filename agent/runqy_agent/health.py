@@ -24,7 +24,7 @@ class Verdict:
 
     Attributes:
         state: ``healthy``, ``starting``, ``draining``, ``stopped``, ``recovering``, ``not_ready``, ``degraded``,
-            ``stale``, ``unresponsive``, ``crashed`` or ``watchdog``.
+            ``stale``, ``impaired``, ``unresponsive``, ``crashed`` or ``watchdog``.
         reason: one sentence without a full stop.
         restart: whether a restart is called for.
     """
@@ -129,6 +129,13 @@ def _judge_status(
         if any(now - process["since"] > not_ready_after for process in waiting.values()):
             return Verdict("not_ready", f"not ready for more than {not_ready_after:g} s: {reason}", restart=True)
         return Verdict("recovering", reason)
+    return _serving(status)
+
+
+def _serving(status: Mapping[str, Any]) -> Verdict:
+    if trouble := status["redis"].get("trouble"):  # an older agent does not tell
+        reasons = "; ".join(f"{what} ({text})" for what, text in trouble.items())
+        return Verdict("impaired", f"Redis lets it do only a part of its work: {reasons}")
     if status["status"] == "draining":
         return Verdict("draining", f"it takes no tasks; {status['running']} are running")
     remark = clock_remark(status)

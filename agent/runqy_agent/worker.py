@@ -23,7 +23,7 @@ from runqy_agent.handler_runner import HandlerRunner
 from runqy_agent.lifecycle import Lifecycle
 from runqy_agent.redaction import Redactor
 from runqy_agent.registration import route
-from runqy_agent.reporting.status import Status, describe_worker
+from runqy_agent.reporting.status import Status, describe_worker, redis_status
 from runqy_agent.restart_needs import restart_needs
 from runqy_agent.retry_delays import RetryDelay, exponential_retry_delay
 from runqy_agent.rollout import Rollout
@@ -109,8 +109,9 @@ class Worker(Lifecycle):
             registrations = await self._register()
             await self._connect(registrations[0].redis if registrations else None)
             await self._make_runners(registrations)
+            subscriber = self._subscriber if self._fallbacks.cancels else None
             self._loops = assembly.make_loops(
-                self.config, self._broker, self._subscriber, self._clock, self._routes(), clients=self._clients
+                self.config, self._broker, subscriber, self._clock, self._routes(), clients=self._clients
             )
             self._processor = self._loops.processor
             self._processor.on_health_change = self._changed
@@ -180,7 +181,7 @@ class Worker(Lifecycle):
             raise RunqyAgentError("bootstrap the worker before running it")
         runners = self._runners()
         watched = [asyncio.create_task(runner.watch(), name=f"runner of {runner.name}") for runner in runners]
-        watched += [loop.start() for loop in (*self._loops.background, self._waiter, self._loops.leases, processor)]
+        watched += [loop.start() for loop in (*self._loops.all, self._waiter)]
         watched += self._announcer.tasks
         for task in watched:
             task.add_done_callback(self._has_ended)
@@ -281,16 +282,11 @@ class Worker(Lifecycle):
 
     def describe(self) -> Status:
         """What the worker tells about itself on its host; see ``reporting.status``."""
-        return describe_worker(
-            self._state(),
-            self.identity,
-            self._announcer.heartbeat,
-            self._rollout.progress if self._rollout else None,
-            clock=self._clock,
-            redis=str(self._address or ""),
-            fallbacks=self._fallbacks.texts,
-            config=self.config.path,
-        )
+        heartbeat, progress = self._announcer.heartbeat, self._rollout.progress if self._rollout else None
+        loops = (*self._announcer.loops, *((*self._loops.all, self._waiter) if self._processor else ()))
+        redis = redis_status(self._address, heartbeat, self._fallbacks.texts, loops, shown=self._clock.shown)
+        config = self.config.path
+        return describe_worker(self._state(), self.identity, progress, redis, clock=self._clock, config=config)
 
     def hung(self) -> list[str]:
         """The names of the loops that do not move any more. Waiting for Redis to come back is moving."""

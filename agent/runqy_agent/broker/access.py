@@ -14,6 +14,7 @@ from redis.exceptions import AskError, ClusterCrossSlotError, RedisError, Respon
 
 from runqy_agent.broker import keys
 from runqy_agent.broker.check import ACL_HINT, MISSING, explained, is_missing
+from runqy_agent.broker.cluster import ClusterClient
 from runqy_agent.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ _ANSWER_SECONDS = 5.0
 _PROBE = "runqy-agent-probe"
 _REFUSALS = ("executing the script can't", "ACL failure in script")
 """How a script tells that a command or a key was not permitted: Redis 6.2 and 7.0, later ones."""
-_SCRIPTS_NEED = "the running of scripts"
+_NOTHING = "return 0"
+"""A script."""
 
 
 async def check_access(
@@ -116,7 +118,11 @@ async def _refused_to_work(broker: Broker, queues: Iterable[str]) -> Refusals:
     replies = await broker.try_scripts([("probe", [probe], list(commands)) for probe in probes])
     refused = [refusal for probe, reply in zip(probes, replies, strict=True) for refusal in _of_script(probe, reply)]
     records = _flat_records() if broker.layout == "flat" else _records()
-    return refused + await _refused(broker, [*(("EXISTS", probe) for probe in probes), *records])
+    evals = [("EVAL", _NOTHING, 1, probe) for probe in probes[:1]]  # for scripts that Redis has forgotten
+    looks: list[tuple[Any, ...]] = [("EXISTS", probe) for probe in probes]
+    if not isinstance(broker.client, ClusterClient):  # two slots at once: a node of a cluster refuses that
+        looks.append(("EXISTS", keys.SERVERS, keys.WORKERS, *probes[:1]))
+    return refused + await _refused(broker, [*evals, *records, *looks])
 
 
 async def _refused_to_share(broker: Broker) -> Refusals:
@@ -132,7 +138,7 @@ async def _refused_to_share(broker: Broker) -> Refusals:
 
 def _of_script(probe: str, reply: Any) -> Refusals:
     if isinstance(reply, Exception):
-        return _refusals(_SCRIPTS_NEED, reply)
+        return _refusals(f"the running of scripts by EVALSHA on {probe}", reply)
     pairs = zip(reply[::2], reply[1::2], strict=True)
     problems = [(command.decode(), error.decode("utf-8", "replace")) for command, error in pairs]
     return [
@@ -176,7 +182,7 @@ async def _refused(broker: Broker, commands: Sequence[tuple[Any, ...]]) -> Refus
         refusal
         for command, reply in zip(commands, replies, strict=True)
         if isinstance(reply, Exception)
-        for refusal in _refusals(f"{command[0]} on {command[1]}", reply)
+        for refusal in _refusals(f"{command[0]} on {command[3 if command[1] == _NOTHING else 1]}", reply)
     ]
 
 

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
     MasterDownError,
@@ -131,6 +132,8 @@ def _explain(error: BaseException, address: RedisAddress) -> str:
             return f"{where} refuses the password or user name: {describe(error)}"
         if isinstance(cause, NoPermissionError):
             return f"{where} does not permit what every connection needs: {describe(error)}; {ACL_HINT}"
+        if isinstance(cause, AskError):  # MOVED is one, too
+            return f"{where} is a node of a Redis Cluster ({error}): set redis.cluster: true"
         if isinstance(cause, ssl.SSLError):
             hint = _tls_hint(cause, address)
         elif isinstance(cause, ConnectionResetError) and address.tls and not address.cert_file:

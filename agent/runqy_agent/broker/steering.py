@@ -109,7 +109,7 @@ class SteeredConnection(Connection):
     """A connection that goes where its steering says."""
 
     def __init__(self, *, steering: Steering, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(redis_connect_func=_begin, **options)
         self._steering = steering
 
     async def connect(self) -> None:
@@ -120,6 +120,10 @@ class SteeredConnection(Connection):
         if found is not None:
             self.host, self.port = found
         await super().connect()  # type: ignore[no-untyped-call]
+
+    async def begin(self) -> None:
+        """Do what a new connection begins with, before redis-py subscribes again over it."""
+        await self.on_connect()
         if not self._steering.nameless:
             await self._tell_name()
         if self._steering.guide is not None and self._steering.guide.checks_role:
@@ -178,6 +182,10 @@ class SteeredConnection(Connection):
             await self.disconnect(nowait=True)
             await self._steering.demoted()
             raise DemotedError(f"{self.host}:{self.port} is no longer the master ({error})") from error
+
+
+async def _begin(connection: SteeredConnection) -> None:
+    await connection.begin()
 
 
 class SteeredSSLConnection(SteeredConnection, SSLConnection):

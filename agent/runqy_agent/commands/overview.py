@@ -43,6 +43,7 @@ def host_overview(status: Status, width: int = 0) -> str:
         ("Redis", _redis(status["redis"], now)),
     ]
     rows += [("  fallback", text) for text in status["redis"].get("fallbacks", ())]
+    rows += [("  trouble", f"{what}: {text}") for what, text in status["redis"].get("trouble", {}).items()]
     if remark := clock_remark(status):
         rows.append(("clock", remark))
     if (status.get("redeploy") or {}).get("running"):

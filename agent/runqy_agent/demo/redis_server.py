@@ -102,7 +102,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A new client; replies are bytes."""
-        return redis.Redis(host="127.0.0.1", port=self.port)
+        return redis.Redis(host="127.0.0.1", port=self.port, protocol=2)
 
     def stop(self) -> None:
         """End the process; its data stays for ``start``."""
@@ -155,11 +155,11 @@ def start_redis() -> RedisServer | FakeRedisServer:
 
 def _wait_until_it_answers(port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
-    with redis.Redis(host="127.0.0.1", port=port) as client:
+    with redis.Redis(host="127.0.0.1", port=port, protocol=2) as client:
         while True:
             try:
                 client.ping()
-            except redis.AuthenticationError:
+            except (redis.AuthenticationError, redis.ResponseError):
                 return  # it answers, if only to ask for a password
             except redis.ConnectionError:
                 pass

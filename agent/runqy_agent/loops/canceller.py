@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from runqy_agent.broker import keys
@@ -51,6 +52,7 @@ class Canceller(Loop):
         backoff = Backoff()
         while True:
             error = await self._listen(backoff)
+            self.troubles.failed(error)
             log.info("the subscription to %s was lost (%s), subscribing again", keys.CANCEL, describe(error))
             await asyncio.sleep(backoff.delay())
 
@@ -61,6 +63,7 @@ class Canceller(Loop):
                 while True:
                     await self._next_or_again(subscription)
                     backoff.reset()
+                    self.troubles.worked()
         except TROUBLE as error:
             return error
 
@@ -72,8 +75,8 @@ class Canceller(Loop):
         before = subscription.connection
         try:
             await self._next(subscription)
-        except NoAnswerError:
-            raise  # connected or not, nobody is there
+        except (NoAnswerError, ResponseError):
+            raise  # connected or not, nobody is there, or it was refused
         except TROUBLE as error:
             if before is None or not before.is_connected:
                 raise

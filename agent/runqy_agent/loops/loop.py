@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from redis.exceptions import RedisError
 
 from runqy_agent.broker.connection import describe
+from runqy_agent.loops.trouble import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -73,12 +74,14 @@ class Loop:
     Attributes:
         name: for logs.
         task: the running task, None before the start.
+        troubles: what keeps it from its work.
     """
 
     name: ClassVar[str] = "loop"
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
+        self.troubles = Troubles(self.name)
         self._busy_since: float | None = None
 
     @property
@@ -111,11 +114,7 @@ class Loop:
 
 
 class PeriodicLoop(Loop):
-    """Does one thing every so often. Trouble with Redis is logged when it begins and when it ends, and retried.
-
-    Attributes:
-        trouble: what was wrong in the last round, "" for nothing.
-    """
+    """Does one thing every so often. Trouble with Redis is logged when it begins and when it ends, and retried."""
 
     def __init__(self, interval: float) -> None:
         """Args: interval: seconds between two rounds."""
@@ -123,7 +122,11 @@ class PeriodicLoop(Loop):
         self.interval = interval
         self._nudged = asyncio.Event()
         self._stopping = False
-        self.trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong in the last round, "" for nothing."""
+        return self.troubles.text()
 
     async def stop(self) -> None:
         """End after the round that is under way; one that does not end soon is cut off."""
@@ -145,14 +148,12 @@ class PeriodicLoop(Loop):
             try:
                 await self._watched(self.round())
             except TROUBLE as error:
-                if not self.trouble:
+                if self.troubles.failed(error):
                     log.warning("%s: Redis does not answer as it should (%s), trying again", self.name, describe(error))
-                self.trouble = describe(error) or type(error).__name__
                 await self._pause(backoff.delay())
                 continue
-            if self.trouble:
+            if self.troubles.worked():
                 log.info("%s: Redis answers again", self.name)
-                self.trouble = ""
                 backoff.reset()
             await self._pause(self.interval)
 

@@ -40,7 +40,9 @@ class MasterWatch(Loop):
             try:
                 await self._follow()
             except TROUBLE as error:
+                self.troubles.failed(error)
                 log.info("no news from the sentinels (%s), subscribing again", describe(error))
             if loop.time() - started > LONGEST_PAUSE:
                 backoff.reset()
+                self.troubles.worked()
             await asyncio.sleep(backoff.delay())

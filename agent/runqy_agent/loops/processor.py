@@ -144,10 +144,12 @@ class Processor(Holding):
                 await self._watched(self._round())
             except TROUBLE as error:
                 log.warning("processor: Redis does not answer as it should (%s), trying again", describe(error))
+                self.troubles.failed(error)
                 await asyncio.sleep(backoff.delay())
                 self._wake.set()
             else:
                 backoff.reset()
+                self.troubles.worked()
             finally:
                 self.exchanging = False
             self._check_empty()
@@ -197,8 +199,7 @@ class Processor(Holding):
                 route = self._routes[task.queue]
                 if admitted := self._admit(route, [task]):
                     self._run(route.runner, admitted)
-        again = self._doubts.next_check()
-        if again is not None:
+        if (again := self._doubts.next_check()) is not None:
             asyncio.get_running_loop().call_later(max(0.0, again - self._clock.monotonic()) + 0.01, self._wake.set)
 
     def _plan(self) -> list[Exchange]:
@@ -214,10 +215,7 @@ class Processor(Holding):
         shares = self._selector.plan(free, eligible) if room else {}
         requests = []
         for queue, route in self._routes.items():
-            if not room or not route.runner.ready:
-                route.rest()
-            else:
-                route.resume()
+            route.has_room(room=room and route.runner.ready)
             take = min(shares.get(queue, 0), MOST_AT_ONCE)
             if (route.settled or take) and route.not_before <= now:
                 requests.append(Exchange(queue, route.settled, take))
@@ -229,7 +227,10 @@ class Processor(Holding):
         again_at = self._clock.monotonic() + REFUSED_DELAY
         if why := answer.why_refused():
             log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, why, REFUSED_DELAY)
+            self.troubles.failed(answer.error or RuntimeError(why), route.queue)
             asyncio.get_running_loop().call_later(REFUSED_DELAY + 0.01, self._wake.set)
+        elif request.finished or not route.settled:  # what was refused before waits there
+            self.troubles.worked(route.queue)
         if answer.error is not None:
             route.take_back(request)
             route.not_before = again_at

@@ -75,15 +75,13 @@ class Route:
         if self.listener is not None and (paused or gave_less):
             self.listener.arm(paused=paused)
 
-    def rest(self) -> None:
-        """There is no room for tasks of this queue now."""
+    def has_room(self, *, room: bool) -> None:
+        """Whether there is room for tasks of this queue now; if not, other workers are to take them."""
         if self.listener is not None:
-            self.listener.rest()
-
-    def resume(self) -> None:
-        """There is room for tasks of this queue."""
-        if self.listener is not None:
-            self.listener.resume()
+            if room:
+                self.listener.resume()
+            else:
+                self.listener.rest()
 
     def too_late(self, now: float) -> list[TakenTask]:
         """Tasks whose lease is over while their outcome still waits to be written. ``now`` is in monotonic seconds."""

@@ -8,11 +8,11 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from runqy_agent.broker.cluster import ClusterClient
+from redis.exceptions import ResponseError
+
 from runqy_agent.broker.connection import describe
-from runqy_agent.broker.existing import count, existing
-from runqy_agent.broker.tracking import UntrackableError
 from runqy_agent.loops.listener import Listener
+from runqy_agent.loops.looks import POLL_SECONDS, Looks
 from runqy_agent.loops.loop import TROUBLE, Backoff, Loop
 
 if TYPE_CHECKING:
@@ -28,12 +28,6 @@ log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 3.0
 """Between two signs of life of a watcher, which are also attempts to get the slots it does not have."""
-VERIFY_SECONDS = 5.0
-"""Between two looks at queues of whose changes Redis tells. They would find a task only after trouble."""
-POLL_SECONDS = 0.1
-"""Between two looks where Redis tells of no changes. One command does, but for a cluster."""
-POLL_CLUSTER_SECONDS = (0.02, 1.0)
-"""The same on a cluster: for each queue, and at most."""
 SECOND_WATCHER_DELAY = 0.02
 """How far a worker at the second slot lets the first go ahead."""
 WAKEUP_SECONDS = 5.0
@@ -75,24 +69,23 @@ class Waiter(Loop):
         self._by_queue: dict[str, Listener] = {}
         self._by_key: dict[str, Listener] = {}
         self._layout = layout
-        self._client = client
-        self._tracker: Tracker | None = open_tracker(self._changed)
+        self._looks = Looks(client, open_tracker(self._changed), fallbacks)
         self._watch = watch
-        self._fallbacks = fallbacks
         self._stirred = asyncio.Event()
         self._some_wait = asyncio.Event()
-        self._renew_at = self._verify_at = self._plain_until = 0.0
+        self._renew_at = self._verify_at = 0.0
+        self._refused: ResponseError | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     def listen(self, queue: str) -> Listener:
         """Wait for tasks of this sub-queue, too, from now on."""
-        listener = Listener(queue, self._layout, self._stir)
+        listener = Listener(queue, self._layout, self._stirred.set)
         if self._watch is None:
             listener.slot = 1
         self.listeners.append(listener)
         self._by_queue[queue] = listener
         self._by_key |= {listener.pending_key: listener, listener.paused_key: listener}
-        self._stir()
+        self._stirred.set()
         return listener
 
     def dismiss(self, queue: str) -> None:
@@ -102,16 +95,6 @@ class Waiter(Loop):
         del self._by_key[listener.pending_key], self._by_key[listener.paused_key]
         if listener.slot:
             self._leave([queue], "slot")
-
-    @property
-    def _poll_seconds(self) -> float:
-        if not isinstance(self._client, ClusterClient):
-            return POLL_SECONDS
-        each, most = POLL_CLUSTER_SECONDS
-        return min(most, max(POLL_SECONDS, each * len(self.listeners)))
-
-    def _stir(self) -> None:
-        self._stirred.set()
 
     # What Redis tells.
 
@@ -129,7 +112,7 @@ class Waiter(Loop):
         else:
             self._act(listener)
             return
-        self._stir()
+        self._stirred.set()
 
     def _act(self, listener: Listener) -> None:
         """A queue has a task, or is not paused any more."""
@@ -155,7 +138,7 @@ class Waiter(Loop):
     def _doubt_all(self) -> None:
         for listener in self.listeners:
             listener.due = listener.unsure = True
-        self._stir()
+        self._stirred.set()
 
     # The loop.
 
@@ -170,11 +153,16 @@ class Waiter(Loop):
                     await self._round()
                 except TROUBLE as error:
                     log.debug("waiting for tasks: %s", describe(error))
+                    self.troubles.failed(error)
                     self._doubt_all()
                     self._renew_at = 0.0
                     await asyncio.sleep(backoff.delay())
                     continue
                 backoff.reset()
+                if self._refused is None:
+                    self.troubles.worked()
+                else:
+                    self.troubles.failed(self._refused)
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._stirred.wait(), self._until_next())
         finally:
@@ -201,12 +189,9 @@ class Waiter(Loop):
         await self._look(others, tracked=False)
         if now >= self._verify_at:
             await self._verify()
-            self._verify_at = now + (VERIFY_SECONDS if self._is_told(now) else self._poll_seconds)
+            self._verify_at = now + self._looks.interval(len(self.listeners))
         if any(_idles(each) for each in self.listeners):
             self._some_wait.set()
-
-    def _is_told(self, now: float) -> bool:
-        return self._tracker is not None and now >= self._plain_until
 
     async def _enter(self, now: float) -> None:
         """Take free slots for the queues that are waited for; with the others this worker keeps what it has."""
@@ -219,7 +204,11 @@ class Waiter(Loop):
                 return
         else:
             self._renew_at = now + RENEW_SECONDS
-        numbers = await self._watch.enter([each.queue for each in wanted])
+        self._refused = None
+        try:
+            numbers = await self._watch.enter([each.queue for each in wanted])
+        except ResponseError as error:  # then each worker watches for itself
+            self._refused, numbers = error, [1] * len(wanted)
         for listener, number in zip(wanted, numbers, strict=True):
             listener.due = listener.due or number > listener.slot == 0
             listener.slot = number
@@ -228,27 +217,15 @@ class Waiter(Loop):
         if not listeners:
             return
         names = [each.key for each in listeners]
-        for listener, name, exists in zip(listeners, names, await self._existing(names, tracked=tracked), strict=True):
+        for listener, name, exists in zip(
+            listeners, names, await self._looks.existing(names, tracked=tracked), strict=True
+        ):
             if name != listener.key:
                 continue
             if exists is not listener.paused:
                 self._act(listener)
             else:
                 listener.called = False
-
-    async def _existing(self, names: Sequence[str], *, tracked: bool) -> list[bool]:
-        now = asyncio.get_running_loop().time()
-        if tracked and self._tracker is not None and self._is_told(now):
-            try:
-                return await self._tracker.existing(names)
-            except UntrackableError as error:
-                self._fallbacks.use(str(error), f"new tasks are looked for every {self._poll_seconds:g} s instead")
-                await self._tracker.close()
-                self._tracker = None
-            except TROUBLE as error:  # maybe there is no connection to be had for this
-                log.debug("changes of queues are not told: %s", describe(error))
-                self._plain_until = now + VERIFY_SECONDS
-        return await existing(self._client, names)
 
     async def _verify(self) -> None:
         """Look at everything that is waited for: at the cost of one command as long as all is as it was."""
@@ -257,14 +234,8 @@ class Waiter(Loop):
                 each for each in self.listeners if each.paused is paused and (each.on_duty if tracked else _idles(each))
             ]
             names = [each.key for each in some]
-            if names and await self._count(names, tracked=tracked) != (len(names) if paused else 0):
+            if names and await self._looks.count(names, tracked=tracked) != (len(names) if paused else 0):
                 await self._look(some, tracked=tracked)
-
-    async def _count(self, names: Sequence[str], *, tracked: bool) -> int:
-        if tracked and self._tracker is not None and self._is_told(asyncio.get_running_loop().time()):
-            with suppress(*TROUBLE):
-                return await self._tracker.count(names)
-        return await count(self._client, names)
 
     async def _take_wakeups(self) -> None:
         backoff = Backoff()
@@ -294,7 +265,7 @@ class Waiter(Loop):
             self._leave([queue], "work")
         elif wakeup == "slot":
             listener.unsure, self._renew_at = True, 0.0
-            self._stir()
+            self._stirred.set()
         elif listener.resting:
             self._leave([queue], "work")  # no room in the meantime: it is passed on
         elif listener.armed:
@@ -310,9 +281,7 @@ class Waiter(Loop):
             self._leave(held, "slot")
         if self._leaving:
             await asyncio.wait(self._leaving)
-        if self._tracker is not None:
-            with suppress(*TROUBLE):
-                await self._tracker.close()
+        await self._looks.close()
 
 
 def _idles(listener: Listener) -> bool:

@@ -10,13 +10,14 @@ from runqy_agent._version import __version__
 from runqy_agent.health import clock_remark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from runqy_agent.broker.presence import Health, Identity, WorkerState
     from runqy_agent.clock import Clock
     from runqy_agent.in_service import Progress
     from runqy_agent.loops.heartbeat import Heartbeat
+    from runqy_agent.loops.loop import Loop
 
 
 SHORT = 12
@@ -79,12 +80,14 @@ class RedisStatus(TypedDict):
         last_beat: when Redis took the last heartbeat, unix seconds.
         error: what was wrong with the last attempt, "" for nothing.
         fallbacks: what the worker does without, because this Redis does not have or permit it; a sentence for each.
+        trouble: what has not worked for more than a minute, a loop or one queue of it, and why.
     """
 
     address: str
     last_beat: float | None
     error: str
     fallbacks: list[str]
+    trouble: dict[str, str]
 
 
 class Status(TypedDict):
@@ -121,15 +124,40 @@ class Status(TypedDict):
     now: float
 
 
+def redis_status(
+    address: object,
+    heartbeat: Heartbeat | None,
+    fallbacks: Sequence[str],
+    loops: Iterable[Loop],
+    *,
+    shown: Callable[[float], float],
+) -> RedisStatus:
+    """How the worker reaches Redis.
+
+    Args:
+        address: whose text names no user and no password; None before it is known.
+        heartbeat: None before there is one.
+        fallbacks: what the worker does without; a sentence for each.
+        loops: all that may be in trouble.
+        shown: turns times of the monotonic clock into those that people read.
+    """
+    last_beat = heartbeat.last_beat if heartbeat else None
+    return {
+        "address": str(address or ""),
+        "last_beat": None if last_beat is None else shown(last_beat),
+        "error": heartbeat.trouble if heartbeat else "",
+        "fallbacks": list(fallbacks),
+        "trouble": {what: text for loop in loops for what, text in loop.troubles.lasting.items()},
+    }
+
+
 def describe_worker(
     state: WorkerState,
     identity: Identity,
-    heartbeat: Heartbeat | None,
     progress: Progress | None,
+    redis: RedisStatus,
     *,
     clock: Clock,
-    redis: str,
-    fallbacks: Sequence[str],
     config: str,
 ) -> Status:
     """Put it together.
@@ -137,15 +165,12 @@ def describe_worker(
     Args:
         state: what the heartbeat tells.
         identity: who the worker is.
-        heartbeat: None before there is one.
         progress: of redeploying; None where there is nothing to deploy.
+        redis: from ``redis_status``.
         clock: to tell when things were.
-        redis: the address of Redis, without user and password; "" before it is known.
-        fallbacks: what the worker does without; a sentence for each.
         config: the path of the configuration; "" for none.
     """
     shown = clock.shown
-    last_beat = heartbeat.last_beat if heartbeat else None
     return {
         "worker_id": identity.worker_id,
         "version": __version__,
@@ -160,12 +185,7 @@ def describe_worker(
         "tasks": json.loads(state.tasks),
         "processes": {name: _process(health, shown) for name, health in state.health.items()},
         "redeploy": _redeploy(progress, shown) if progress else None,
-        "redis": {
-            "address": redis,
-            "last_beat": None if last_beat is None else shown(last_beat),
-            "error": heartbeat.trouble if heartbeat else "",
-            "fallbacks": list(fallbacks),
-        },
+        "redis": redis,
         "clock_offset": state.clock_offset,
         "config": config,
         "now": clock.wall(),
