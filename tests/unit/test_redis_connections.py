@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
@@ -19,7 +20,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from runqy_agent.broker import scripts
+from runqy_agent.broker import check, scripts
 from runqy_agent.broker.access import IN_FLAT_SCRIPTS, IN_SCRIPTS
 from runqy_agent.broker.address import RedisAddress, resolve
 from runqy_agent.broker.broker import _is_refusal
@@ -190,3 +191,41 @@ def test_a_connection_that_is_closed_while_something_is_sent_on_it_is_lost_and_n
             await clients.close()
 
     asyncio.run(close_meanwhile())
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"redis_version": "6.0.16", "redis_mode": "standalone"}, "is version 6.0.16; the agent needs Redis 6.2"),
+        ({"redis_version": "2.8.24"}, "is version 2.8.24"),
+        ({"redis_version": "6.2.0", "redis_mode": "standalone"}, ""),
+        ({"redis_version": "7.2.4", "valkey_version": "9.0.0", "server_mode": "standalone"}, ""),
+        ({"redis_version": "7.2.4", "valkey_version": "9.0.0", "server_mode": "sentinel"}, "is a sentinel"),
+        ({"redis_version": "7.2.4", "valkey_version": "9.0.0", "server_mode": "cluster"}, "set redis.cluster: true"),
+        ({"redis_version": "7.2.4", "redis_mode": "sentinel"}, "is a sentinel"),
+        ({"redis_version": "7.2.4", "redis_mode": "cluster"}, "set redis.cluster: true"),
+        (
+            {"redis_version": "7.2.4", "role": "slave", "slave_read_only": 1, "master_host": "m", "master_port": 1},
+            "is a read-only replica of m:1",
+        ),
+        ({"redis_version": "7.2.4", "role": "slave", "slave_read_only": 0}, ""),
+    ],
+)
+def test_a_server_that_cannot_serve_is_told_by_what_it_says_of_itself(info: dict[str, Any], said: str) -> None:
+    problem = check._unsuitable(info, RedisAddress("127.0.0.1", 6379))
+    assert (said in problem) if said else problem == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (RedisConnectionError("refused"), True),
+        (ClusterDownError("down"), True),
+        (ReadOnlyError("a replica"), True),
+        (ResponseError("ERR unknown"), False),
+        (NoPermissionError("NOPERM"), False),
+        (AuthenticationError("WRONGPASS"), False),
+    ],
+)
+def test_trouble_at_start_is_tried_again_only_if_it_may_pass(error: Exception, retryable: bool) -> None:
+    assert check.explained(error, RedisAddress("127.0.0.1", 6379)).retryable == retryable
