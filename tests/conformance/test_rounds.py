@@ -174,3 +174,16 @@ def test_trouble_with_one_queue_keeps_no_other_from_being_looked_after(
         rounds(redis_server, make)
     state = redis_client.hget(GOOD.task("a"), "state")
     assert state == (ended.encode() or None)
+
+
+def test_a_recovery_that_redis_refuses_is_trouble_and_leaves_the_task_where_it_is_found(
+    redis_server: RedisServer, redis_client: redis_py.Redis
+) -> None:
+    put(redis_client, "lease", {"a": NOW - 3600.0})
+    redis_client.rpush(GOOD.active, "a")
+    redis_client.set(GOOD.retry, "somebody's note")
+    with pytest.raises(redis_py.ResponseError, match="WRONGTYPE"):
+        rounds(redis_server, recoverer)
+    redis_client.delete(GOOD.retry)
+    rounds(redis_server, recoverer)
+    assert redis_client.zrange(GOOD.retry, 0, -1) == [b"a"]
