@@ -110,6 +110,9 @@ def test_an_ended_process_leaves_no_descriptor_and_no_child_in_the_agent(tmp_pat
         missing = replace(command(tmp_path, code), argv=("no-such-program",))
         with pytest.raises(ProcessNotReadyError, match=r"no-such-program cannot be started in .*: .*No such file"):
             await Stage(Pool("q", recovery()), [missing]).play(scene)
+        too_long = replace(missing, argv=("true", "x" * 2**22))
+        with pytest.raises(ProcessNotReadyError, match="Argument list too long"):
+            await Stage(Pool("q", recovery()), [too_long]).play(scene)
 
     async def main() -> None:
         before = len(descriptors()) + 1  # a thread may be looking for what was left behind, in one directory
@@ -265,3 +268,47 @@ def test_an_exit_code_that_somebody_else_has_collected_is_told_as_such(
     finally:
         signal.signal(signal.SIGCHLD, before)
     assert "was collected by somebody else; it counts as 255" in caplog.text
+
+
+@on_each_loop
+@pytest.mark.parametrize("end", ["", "\\n"])
+def test_the_last_answer_counts_whether_or_not_its_line_was_ended(tmp_path: Path, run: Run, end: str) -> None:
+    body = f"""
+os.write(2, b"last words")
+os.write(1, (json.dumps({{"task_id": task["task_id"], "result": 42}}) + "{end}").encode())
+os._exit(0)
+"""
+    author = Author(tmp_path, program(body))
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        assert await stage.outcomes(1) == {"t1": Success(b"42")}
+        await stage.until(lambda: author.texts("stderr") == ["last words"], "the error output is logged too")
+
+    play(OneShot("q", recovery()(), prestart=0), [author.command], scene, run=run)
+
+
+@on_each_loop
+def test_a_process_that_is_to_stop_is_asked_by_the_end_of_its_input_too(tmp_path: Path, run: Run) -> None:
+    last = "open('ended', 'w').write('by itself')"
+    code = program(before="import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)") + last
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        await stage.outcomes(1)
+
+    play(Pool("q", recovery()), [command(tmp_path, code)], scene, run=run)
+    assert (tmp_path / "ended").read_text() == "by itself"
+
+
+@on_each_loop
+def test_a_process_that_is_to_stop_is_asked_by_sigterm(tmp_path: Path, run: Run) -> None:
+    handler = "lambda *_: (open('ended', 'w').write('by SIGTERM'), os._exit(0))"
+    code = program("answer(task, 1); time.sleep(3600)", f"import signal; signal.signal(signal.SIGTERM, {handler})")
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        await stage.outcomes(1)
+
+    play(Pool("q", recovery()), [command(tmp_path, code)], scene, run=run)
+    assert (tmp_path / "ended").read_text() == "by SIGTERM"

@@ -195,3 +195,33 @@ answer(task, "y" * 5000)
     assert len(author.texts()) == 2
     assert author.texts()[0] == "y" * 4096 + " … (5000 bytes in all)"
     assert author.texts()[1].endswith(" bytes in all)")
+
+
+def test_no_secret_is_left_in_errors_and_printing(tmp_path: Path) -> None:
+    def redact(text: str) -> str:
+        return text.replace("hush", "***")
+
+    body = """
+print("print hush", flush=True)
+print("error hush", file=sys.stderr, flush=True)
+os.write(1, b"glue hush")
+answer(task, error="answer hush") if payload == 1 else os._exit(3)
+"""
+    author = Author(tmp_path, program(body), redact=redact, redact_cut=lambda text: redact(text)[:9])
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1", b"1")])
+        stage.runner.run([taken("t2", b"2")])
+        found = await stage.outcomes(2)
+        assert found["t1"] == Failure("answer ***", retry=False)
+        assert "error ***" in found["t2"].error
+        assert "hush" not in found["t2"].error
+        assert author.texts() == ["print ***", "glue ***", "print ***", "glue ***"]
+        assert author.texts("stderr") == ["error ***"] * 2
+
+    play(Pool("q", recovery(enabled=False)), [author.command], scene)
+    failing = Author(
+        tmp_path, program(before='say(status="error", error="start hush"); time.sleep(3600)'), redact=redact
+    )
+    with pytest.raises(ProcessNotReadyError, match=r"failed to start: start \*\*\*"):
+        play(Pool("q", recovery()), [failing.command], lambda stage: stage.until(lambda: True, "never"))
