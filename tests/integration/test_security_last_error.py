@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRETS = {
-    "server.api_key": "hush-api-key-1",
-    "redis.password": "hush-redis-2",
-    "redis.sentinel.password": "hush-sentinel-3",
-    "git.token": "hush-git-4",
+    "RUNQY_API_KEY": "hush-api-key-1",
+    "RUNQY_REDIS_PASSWORD": "hush-redis-2",
+    "RUNQY_REDIS_SENTINEL_PASSWORD": "hush-sentinel-3",
+    "RUNQY_GIT_TOKEN": "hush-git-4",
 }
 
 
@@ -52,7 +52,7 @@ def server_that_quotes(words: str) -> Iterator[str]:
 @pytest.mark.parametrize("form", ["text", "json", "journald"])
 def test_no_secret_of_the_configuration_is_in_the_last_error(form: str, tmp_path: Path) -> None:
     with server_that_quotes(f"you sent {' and '.join(SECRETS.values())}, fool\x1b[2J") as url:
-        settings = SECRETS | {
+        settings = {
             "server.url": url,
             "worker.queues": "inference",
             "redis.sentinel.nodes": "127.0.0.1:1",
@@ -61,7 +61,8 @@ def test_no_secret_of_the_configuration_is_in_the_last_error(form: str, tmp_path
             "deployment.dir": str(tmp_path / "deployment"),
             "log.format": form,
         }
-        done = command("run", *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")))
+        words = (word for key, value in settings.items() for word in ("--set", f"{key}={value}"))
+        done = command("run", *words, environment=SECRETS)
     assert done.returncode == 3
     last = done.stderr.splitlines()[-1]
     assert "you sent *** and *** and *** and ***, fool" in last
