@@ -84,7 +84,8 @@ def test_lines_come_out_in_order_and_a_flush_waits_for_them(pipe: Pipe, writer: 
 
 
 def test_what_nobody_reads_is_dropped_counted_and_told_in_its_place(pipe: Pipe, writer: LogWriter) -> None:
-    count = fill(writer)
+    count = fill(writer) + 1
+    writer.put("short, and yet after those that were dropped")
     assert writer._size <= log_writer.MAX_BYTES
     reader = threading.Thread(target=pipe.read_until, args=["\nlast\n"])
     reader.start()
@@ -102,12 +103,14 @@ def test_a_line_that_is_urgent_has_room_where_others_have_none(pipe: Pipe, write
     fill(writer)
     writer.put("the worker dies of this", urgent=True)
     for _ in range(2 * log_writer.URGENT_BYTES // len(LINE)):
-        writer.put(LINE, urgent=True)
+        writer.put(f"urgent {LINE}", urgent=True)
     assert writer._size <= log_writer.MAX_BYTES + log_writer.URGENT_BYTES
     reader = threading.Thread(target=pipe.read_until, args=["read the log\n"])
     reader.start()
     reader.join(PATIENCE)
-    assert "the worker dies of this" in pipe.text.decode().splitlines()
+    lines = pipe.text.decode().splitlines()
+    assert "the worker dies of this" in lines
+    assert sum(line.startswith("urgent") for line in lines) * len(LINE) > log_writer.URGENT_BYTES / 2
 
 
 def test_a_flush_does_not_wait_for_a_reader_who_reads_nothing(
