@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class PackageIndex(ThreadingHTTPServer):
-    """The wheels of a directory as the simple repository API (PEP 503) offers them."""
+    """The wheels of a directory as the simple repository API (PEP 503) offers them.
+
+    Those in a directory ``own`` inside it are another index, beside it.
+    """
 
     def __init__(self, wheels: Path) -> None:
         super().__init__(("127.0.0.1", 0), _IndexHandler)
@@ -36,12 +39,13 @@ class _IndexHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
         parts = self.path.strip("/").split("/")
-        wheels = self.server.wheels
-        if parts[0] == "simple" and len(parts) == 2:
+        wheels = self.server.wheels / ("own" if parts[0].startswith("own") else "")
+        if parts[0] in {"simple", "own"} and len(parts) == 2:
             found = sorted(wheels.glob(f"{parts[1].replace('-', '_')}-*.whl"))
-            links = (f'<a href="/files/{path.name}#sha256={_digest(path)}">{path.name}</a>' for path in found)
+            files = "own-files" if parts[0] == "own" else "files"
+            links = (f'<a href="/{files}/{path.name}#sha256={_digest(path)}">{path.name}</a>' for path in found)
             self._answer("".join(links).encode() if found else None, "text/html")
-        elif parts[0] == "files" and (wheels / parts[-1]).is_file():
+        elif parts[0] in {"files", "own-files"} and (wheels / parts[-1]).is_file():
             self._answer((wheels / parts[-1]).read_bytes(), "application/octet-stream")
         else:
             self._answer(None, "text/plain")

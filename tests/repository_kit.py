@@ -101,6 +101,7 @@ class Layout:
         refused: what is refused here although the oracle accepts it: a pattern of the message.
         imports: modules that the main program imports.
         local: whether code of the repository is installed, so that the environment belongs to the commit.
+        requirements_file: as the server names it.
         settings: of the deployment.
     """
 
@@ -116,6 +117,7 @@ class Layout:
     refused: str = ""
     imports: tuple[str, ...] = ()
     local: bool = False
+    requirements_file: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -154,7 +156,11 @@ class Workshop:
         elif content.startswith("@WHEEL@"):
             make_wheel(target.parent, *content.split()[1:])
         else:
-            for mark, value in (("@INDEX@", self.index), ("@ALPHA@", self.alpha)):
+            for mark, value in (
+                ("@INDEX@", self.index),
+                ("@OWN@", self.index.replace("/simple/", "/own/")),
+                ("@ALPHA@", self.alpha),
+            ):
                 content = content.replace(mark, value)
             target.write_text(content, encoding="utf-8", newline="")
 
@@ -212,7 +218,10 @@ class Workshop:
         """Deploy what the repository holds now."""
         settings = {"use_system_site_packages": False} | dict(self.layout.settings)
         configured = DeploymentSettings(dir=str(self.path / "deployment"), python=str(self.python), **settings)  # type: ignore[arg-type]
-        return deploy(Deployer(configured, GitSettings()), Source(self.repo.url, "main", self.layout.code_path))
+        return deploy(
+            Deployer(configured, GitSettings()),
+            Source(self.repo.url, "main", self.layout.code_path, self.layout.requirements_file),
+        )
 
 
 def packages_in(environment: Path) -> Packages:
@@ -241,3 +250,4 @@ def make_wheels(directory: Path) -> None:
     for name in ("alpha", "beta", "gamma", "common", "helper", "inner"):
         for version in ("1.0", "2.0") if name in {"alpha", "beta", "gamma"} else ("66.6",):
             make_wheel(directory, name, version)
+    make_wheel(directory / "own", "helper", "5.5")

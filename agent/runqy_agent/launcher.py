@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import is_secret, passed
-from runqy_agent.process.command import Command, split_command
+from runqy_agent.process.command import Command, check_program, split_command
 from runqy_agent.process.environment import process_environment
 from runqy_agent.process.gpus import find_gpus
 from runqy_agent.process.one_shot import OneShot
@@ -62,11 +62,13 @@ class Launcher:
         """How each process is started.
 
         Raises:
-            DeploymentError: the start command makes no sense.
+            DeploymentError: the start command makes no sense, or starts an interpreter that is not the environment's.
         """
         deployment = registration.deployment
+        argv = split_command(deployment.startup_cmd, release.python)
+        check_program(argv, release.environment, release.code_dir)
         command = Command(
-            argv=split_command(deployment.startup_cmd, release.python),
+            argv=argv,
             cwd=release.code_dir,
             env=process_environment(
                 release.environment, deployment.env_vars, registration.vaults, passed=self._passed(registration)

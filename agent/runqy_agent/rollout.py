@@ -279,4 +279,4 @@ class Rollout:
 
 def _source(registration: Registration) -> Source:
     deployment = registration.deployment
-    return Source(deployment.git_url, deployment.branch, deployment.code_path)
+    return Source(deployment.git_url, deployment.branch, deployment.code_path, deployment.requirements_file)

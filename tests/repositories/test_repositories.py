@@ -33,11 +33,6 @@ def case(request: pytest.FixtureRequest) -> tuple[Layout, str]:
 
 
 @pytest.fixture
-def installer(case: tuple[Layout, str]) -> str:
-    return case[1]
-
-
-@pytest.fixture
 def workshop(case: tuple[Layout, str], tmp_path: Path, index: str, python: Path) -> Workshop:
     return Workshop(tmp_path, index, python, case[0])
 

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _KEEP_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LINES_IN_ERRORS = 12
+_LATEST_BYTES = 4096
 _TERM_GRACE = 2.0
 _KILL_GRACE = 10.0
 _WHITE_SPACE = re.compile(rb"\s")
@@ -48,6 +50,7 @@ class Command:
         cwd: where it runs; the agent's own directory when None.
         secrets: values that are blanked in everything kept of its output, besides passwords in URLs of ``env``.
         keep: bytes kept of the end of stdout and of stderr.
+        report_seconds: how often a line of the log says that it still runs, and what it printed last; 0 for never.
     """
 
     argv: Sequence[str]
@@ -58,6 +61,7 @@ class Command:
     cwd: Path | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
     keep: int = _KEEP_BYTES
+    report_seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -85,11 +89,13 @@ async def run(command: Command) -> str:
             f"{command.purpose} failed: {command.argv[0]} cannot be started: {refused.strerror}"
         ) from refused
     secrets = (*command.secrets, *secrets_in(command.env))
+    latest = bytearray()
+    reporting = asyncio.ensure_future(_report(command, latest, secrets))
     try:
         stdout, stderr, code = await asyncio.wait_for(
             asyncio.gather(
-                _tail(process.stdout, command.keep, secrets),
-                _tail(process.stderr, command.keep, secrets),
+                _tail(process.stdout, command.keep, secrets, latest),
+                _tail(process.stderr, command.keep, secrets, latest),
                 process.wait(),
             ),
             command.seconds,
@@ -102,6 +108,8 @@ async def run(command: Command) -> str:
     except BaseException:
         await _end_group(process)
         raise
+    finally:
+        reporting.cancel()
     out, err = (redact(raw.decode(errors="replace"), secrets) for raw in (stdout, stderr))
     for line in err.splitlines():
         log.debug("%s: %s", command.name, line)
@@ -151,7 +159,19 @@ async def _start(command: Command) -> asyncio.subprocess.Process:
         raise
 
 
-async def _tail(stream: asyncio.StreamReader | None, keep: int, secrets: Sequence[str]) -> bytes:
+async def _report(command: Command, latest: bytearray, secrets: Sequence[str]) -> None:
+    """Say every few seconds that a command is still at work, and what it has printed last."""
+    started = time.monotonic()
+    while command.report_seconds:
+        await asyncio.sleep(command.report_seconds)
+        lines = bytes(latest).splitlines()[1 if len(latest) >= _LATEST_BYTES else 0 :]  # the first may be half a secret
+        text = last_lines(redact(b"\n".join(lines).decode(errors="replace"), secrets), 1)
+        log.info("%s: %.0f s so far%s", command.purpose, time.monotonic() - started, f"; {text[:200]}" if text else "")
+
+
+async def _tail(
+    stream: asyncio.StreamReader | None, keep: int, secrets: Sequence[str], latest: bytearray | None = None
+) -> bytes:
     """The last ``keep`` bytes, or somewhat fewer: they do not begin inside a secret or a URL.
 
     What is cut in two would not be recognized any more, and its end would stay. So as many bytes more are held as the
@@ -162,6 +182,9 @@ async def _tail(stream: asyncio.StreamReader | None, keep: int, secrets: Sequenc
     kept = bytearray()
     while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
         kept += chunk
+        if latest is not None:
+            latest += chunk
+            del latest[:-_LATEST_BYTES]
         del kept[: -(keep + margin)]
     if len(kept) <= keep:
         return bytes(kept)

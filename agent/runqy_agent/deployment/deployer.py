@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.deployment.bounds import Bounds
 from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
-from runqy_agent.deployment.dependencies import find_dependencies
+from runqy_agent.deployment.dependencies import Selection, find_dependencies
 from runqy_agent.deployment.environment import EnvironmentStore, build_environment, plan_environment
 from runqy_agent.deployment.files import explain, locked, remove_tree
 from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError, repository_name
@@ -95,7 +95,8 @@ class Deployer:
         """
         self._bounds.check_repository(source.git_url)
         location = parse_location(source.git_url)
-        source = Source(location.url, check_branch(source.branch), check_code_path(source.code_path))
+        code_path = check_code_path(source.code_path)
+        source = Source(location.url, check_branch(source.branch), code_path, source.requirements_file)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             access = prepare_access(location, self._git, git_token, self._root)
@@ -215,8 +216,8 @@ class Deployer:
         for note in plan.dependencies.notes:
             log.warning("queue %s: %s", order.queue, note)
         if not self._environments.is_usable(plan.key):
-            packages = await self._tools.packages(plan)
-            await build_environment(plan, self._environments.path(plan.key), packages)
+            recipe = await self._tools.recipe(plan)
+            await build_environment(plan, self._environments.path(plan.key), recipe)
 
     async def _make(
         self, order: _Order, store: ReleaseStore, repository: Repository
@@ -238,9 +239,11 @@ class Deployer:
         return stored, self._plan(stored.code, commit, order)
 
     def _plan(self, code: Path, commit: str, order: _Order) -> EnvironmentPlan:
-        dependencies = find_dependencies(code, order.source.code_path, order.interpreter.version)
-        origin = f"{order.queue} {commit} {order.source.code_path}"  # as many as there are releases
-        return plan_environment(self._settings, order.interpreter, dependencies, origin)
+        settings, source = self._settings, order.source
+        chosen = Selection(tuple(settings.extras), tuple(settings.groups), source.requirements_file)
+        dependencies = find_dependencies(code, source.code_path, order.interpreter.version, chosen)
+        origin = f"{order.queue} {commit} {source.code_path}"  # as many as there are releases
+        return plan_environment(settings, order.interpreter, dependencies, origin, commit)
 
     def _plan_of(self, stored: StoredRelease, order: _Order) -> EnvironmentPlan | None:
         """The plan of a release's environment, if the release is what is asked for."""

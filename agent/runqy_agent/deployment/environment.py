@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import BUILD, NO_PROMPTS, inherit
 from runqy_agent.deployment.commands import Command, run
-from runqy_agent.deployment.dependencies import EXACT
 from runqy_agent.deployment.files import advice_on_space, flush, remove_tree, write_atomically
 from runqy_agent.errors import EnvironmentBuildError
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from runqy_agent.config.settings import DeploymentSettings
-    from runqy_agent.deployment.dependencies import Dependencies
     from runqy_agent.deployment.interpreter import Interpreter
+    from runqy_agent.deployment.recipe import Recipe, Step
+    from runqy_agent.deployment.wanted import Dependencies
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,18 @@ _MARKER = ".complete"
 _NAME_LENGTH = 20
 _CREATE_SECONDS = 600.0
 _SMALLEST_BYTES = 32 * 1024 * 1024  # what an environment takes with nothing but pip in it, and a little more
+_REPORT_SECONDS = 5.0
 _INSTALL_SECONDS = 2 * 3600.0
+_VERSION_VARIABLES = (
+    *("SETUPTOOLS_SCM_PRETEND_VERSION", "PBR_VERSION", "PDM_BUILD_SCM_VERSION"),
+    *("POETRY_DYNAMIC_VERSIONING_BYPASS", "UV_DYNAMIC_VERSIONING_BYPASS"),
+)
+_INDEXES = frozenset(  # with which the host says where packages come from
+    {
+        *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"),
+        *("UV_INDEX", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"),
+    }
+)
 _PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
 
@@ -46,6 +57,7 @@ class EnvironmentPlan:
         system_site_packages: whether the interpreter's own packages are seen.
         offline: whether no package index may be asked.
         find_links: where wheels are looked for; directories are absolute.
+        commit: of the repository.
     """
 
     interpreter: Interpreter
@@ -54,6 +66,14 @@ class EnvironmentPlan:
     system_site_packages: bool
     offline: bool
     find_links: tuple[str, ...]
+    commit: str = ""
+
+    @property
+    def version_variables(self) -> dict[str, str]:
+        """What builds need that ask Git for their version: a release has no history, only its commit."""
+        if not (self.dependencies.local and self.commit):
+            return {}
+        return dict.fromkeys(_VERSION_VARIABLES, f"0.0+g{self.commit[:12]}")
 
     @property
     def key(self) -> str:
@@ -62,6 +82,7 @@ class EnvironmentPlan:
             "interpreter": self.interpreter.identity,
             "kind": self.dependencies.kind,
             "inputs": self.dependencies.inputs,
+            "selection": [self.dependencies.selection.extras, self.dependencies.selection.groups],
             "origin": self.origin if self.dependencies.local else "",
             "system_site_packages": self.system_site_packages,
             "offline": self.offline,
@@ -71,7 +92,7 @@ class EnvironmentPlan:
 
 
 def plan_environment(
-    settings: DeploymentSettings, interpreter: Interpreter, dependencies: Dependencies, origin: str
+    settings: DeploymentSettings, interpreter: Interpreter, dependencies: Dependencies, origin: str, commit: str = ""
 ) -> EnvironmentPlan:
     """Put together what an environment depends on."""
     links = (link if "://" in link else str(Path(link).expanduser().resolve()) for link in settings.find_links)
@@ -82,6 +103,7 @@ def plan_environment(
         system_site_packages=settings.use_system_site_packages,
         offline=settings.offline,
         find_links=tuple(links),
+        commit=commit,
     )
 
 
@@ -90,13 +112,13 @@ def is_built(path: Path) -> bool:
     return (path / _MARKER).is_file() and (path / "bin" / "python").exists()
 
 
-async def build_environment(plan: EnvironmentPlan, path: Path, packages: Sequence[str]) -> None:
+async def build_environment(plan: EnvironmentPlan, path: Path, recipe: Recipe) -> None:
     """Build an environment at ``path``. What an interrupted build left there is removed first. Needs the lock.
 
     Args:
         plan: what it is made of.
         path: where.
-        packages: the lines of a requirements file that say what to install, where ``plan`` does not.
+        recipe: how it is filled.
 
     Raises:
         EnvironmentBuildError: it could not be created, or a package not be installed.
@@ -104,7 +126,7 @@ async def build_environment(plan: EnvironmentPlan, path: Path, packages: Sequenc
     await asyncio.to_thread(remove_tree, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     log.info("building the environment %s with Python %s", path.name, plan.interpreter.version_text)
-    builder = _Builder(plan, path, packages)
+    builder = _Builder(plan, path, recipe)
     await builder.create()
     await builder.install()
     await asyncio.to_thread(_mark_complete, path, plan)
@@ -147,16 +169,12 @@ class _Builder:
     system site packages, pip installs.
     """
 
-    def __init__(self, plan: EnvironmentPlan, path: Path, packages: Sequence[str]) -> None:
+    def __init__(self, plan: EnvironmentPlan, path: Path, recipe: Recipe) -> None:
         self._plan = plan
         self._path = path
-        self._packages = packages
-        if plan.dependencies.kind in {"requirements", "project"}:
-            self._empty = plan.dependencies.empty
-        else:
-            self._empty = all(line.startswith("--") or not line.strip() for line in packages)
-        self._uv = shutil.which("uv")
-        self._env = inherit(BUILD) | NO_PROMPTS
+        self._recipe = recipe
+        self._uv = recipe.uv or shutil.which("uv")
+        self._env = {**plan.version_variables, **inherit(BUILD), **NO_PROMPTS}
         self._env |= {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         if plan.offline:
             self._env |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
@@ -164,7 +182,11 @@ class _Builder:
     @property
     def _needs_pip(self) -> bool:
         plan = self._plan
-        return not self._empty and (self._uv is None or plan.system_site_packages or plan.dependencies.only_pip)
+        return (
+            bool(self._recipe.steps)
+            and not self._recipe.uv
+            and (self._uv is None or plan.system_site_packages or plan.dependencies.only_pip)
+        )
 
     async def create(self) -> None:
         """Create the environment, with pip in it only if pip will be used."""
@@ -184,27 +206,31 @@ class _Builder:
 
     async def install(self) -> None:
         """Install the dependencies."""
-        dependencies = self._plan.dependencies
-        if self._empty:
-            return
+        for step in self._recipe.steps:
+            await self._install(step)
+
+    async def _install(self, step: Step) -> None:
+        plan, python = self._plan, str(self._path / "bin" / "python")
         if self._needs_pip:
-            argv = [str(self._path / "bin" / "python"), "-m", "pip", "install", *_PIP_OPTIONS]
+            argv = [python, "-m", "pip", "install", *_PIP_OPTIONS]
         else:
-            argv = [str(self._uv), "pip", "install", "--python", str(self._path / "bin" / "python")]
-            argv += ["--no-index"] if self._plan.offline else []
-        for link in self._plan.find_links:
+            argv = [str(self._uv), "pip", "install", "--python", python]
+            argv += ["--no-index"] if plan.offline else []
+        for link in plan.find_links:
             argv += ["--find-links", link]
-        if dependencies.kind in EXACT:
-            argv.append("--no-deps")  # the lock has them all; an override in it may even contradict a package
-        if dependencies.kind == "project":
-            argv.append(str(dependencies.directory))
-        elif dependencies.as_written and self._needs_pip:
-            argv += ["-r", "requirements.txt"]
-        else:
-            argv += ["-r", self._write("requirements.txt", self._packages)]
-            if dependencies.constraints:
-                argv += ["-c", self._write("constraints.txt", dependencies.constraints)]
-        await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, dependencies.directory)
+        env = self._env
+        if step.index and not plan.offline:
+            env = {name: value for name, value in env.items() if name not in _INDEXES}
+            url = ["--index-url", step.index] if "://" in step.index else ["--no-index", "--find-links", step.index]
+            argv += url if self._needs_pip else [*url, "--no-config"]
+        argv += ["--no-deps"] if step.no_deps else []
+        argv += step.arguments
+        if step.file and self._needs_pip:
+            argv += ["-r", step.file]
+        elif step.lines:
+            argv += ["-r", self._write("requirements.txt", step.lines)]
+            argv += ["-c", self._write("constraints.txt", step.constraints)] if step.constraints else []
+        await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, plan.dependencies.directory, env)
 
     def _write(self, name: str, lines: Sequence[str]) -> str:
         path = self._path / name
@@ -233,16 +259,19 @@ class _Builder:
         except EnvironmentBuildError as failed:  # venv keeps to itself what pip says
             raise EnvironmentBuildError(f"{failed}{advice_on_space(self._path.parent, _SMALLEST_BYTES)}") from failed
 
-    async def _run(self, argv: list[str], purpose: str, seconds: float, cwd: Path) -> None:
+    async def _run(
+        self, argv: list[str], purpose: str, seconds: float, cwd: Path, env: dict[str, str] | None = None
+    ) -> None:
         name = self._path.name
         out = await run(
             Command(
                 argv,
                 purpose=f"{purpose} ({name})",
-                env=self._env,
+                env=env or self._env,
                 error=EnvironmentBuildError,
                 seconds=seconds,
                 cwd=cwd,
+                report_seconds=_REPORT_SECONDS,
             )
         )
         for line in out.splitlines():

@@ -32,6 +32,13 @@ _NEAR_NAMES = 10
 _NEARNESS = 0.4
 _MOST_PACKS = 50
 _WHOLE_HISTORY = "--depth=2147483647"  # Git's documented way to say "no longer shallow", whether it was or not
+_FAST = ("--depth=1", "--filter=blob:none")
+_WITHOUT_FILTER = ("--depth=1", "--no-filter")
+_PLAIN = ("--no-filter",)
+_REFUSED = re.compile(
+    r"shallow|filter|unadvertised object|not our ref|object.format|mismatched algorithms", re.IGNORECASE
+)
+_SHA256_DIGITS = 64
 _FETCHED = "refs/runqy/fetched/"  # below it, a ref for each commit that is here, named by its id
 _SPECIAL = re.compile(r"([\\*?\[\]! #])")
 
@@ -120,21 +127,32 @@ class Repository:
     async def obtain(self, wanted: Resolved, checkout: Checkout) -> None:
         """Fetch the commit wanted, unless it is here, and check it out; sets ``checkout.commit``.
 
-        A cached repository that gives trouble, or a server whose partial clones do, costs one more try: with a new
-        repository and all blobs.
+        A cached repository that gives trouble, or a server that refuses what makes fetching fast, costs one more try:
+        with a new repository and all blobs, and without a depth where the server knows none.
 
         Raises:
             UnreachableError: fetching or checking out failed.
             MissingRefError: there is no such commit.
         """
+        plain = self._path / "plain"  # says that this server is known to need it
+        ways = _PLAIN if plain.is_file() else _FAST
         try:
-            checkout.commit = await self._fetch(wanted, blobs="--filter=blob:none")
+            checkout.commit = await self._fetch(wanted, *ways)
             await self.update(checkout)
         except UnreachableError as first:
-            log.info("starting over with a new copy of %s: %s", self._url, first)
+            refused = _REFUSED.search(str(first)) is not None
+            log.log(
+                logging.WARNING if refused else logging.INFO,
+                "starting over with a new copy of %s%s: %s",
+                self._url,
+                ", with all its history, and so from now on" if refused else "",
+                first,
+            )
             await asyncio.to_thread(remove_tree, self._path)
-            checkout.commit = await self._fetch(wanted, blobs="--no-filter")
+            checkout.commit = await self._fetch(wanted, *(_PLAIN if refused or ways is _PLAIN else _WITHOUT_FILTER))
             await self.update(checkout)
+            if refused or ways is _PLAIN:
+                plain.touch()
 
     async def update(self, checkout: Checkout) -> None:
         """Bring the files of a checkout to what it asks for now. Missing blobs are fetched in one go.
@@ -158,21 +176,22 @@ class Repository:
             env={"GIT_INDEX_FILE": str(checkout.index)},
         )
 
-    async def _fetch(self, wanted: Resolved, *, blobs: str) -> str:
-        await self._prepare()
+    async def _fetch(self, wanted: Resolved, *options: str) -> str:
+        await self._prepare("sha256" if len(wanted.commit) == _SHA256_DIGITS else "sha1")
         mark = _FETCHED + wanted.commit
         if is_full_commit(wanted.commit):
             if await self._has(wanted.commit):
                 return wanted.commit
             try:
-                await self._fetch_refs(f"+{wanted.ref or wanted.commit}:{mark}", blobs=blobs, depth="--depth=1")
+                await self._fetch_refs(f"+{wanted.ref or wanted.commit}:{mark}", options=options)
                 return await self._commit_of(mark)  # another one, if the branch has moved just now
             except UnreachableError:
                 if wanted.ref:
                     raise
                 log.info("%s does not hand out single commits; fetching its history", self._url)
         everything = ("+refs/heads/*:refs/runqy/heads/*", "+refs/tags/*:refs/runqy/tags/*")
-        await self._fetch_refs(*everything, blobs=blobs, depth=_WHOLE_HISTORY)
+        whole = [_WHOLE_HISTORY if option.startswith("--depth") else option for option in options]
+        await self._fetch_refs(*everything, options=whole)
         try:
             commit = await self._commit_of(wanted.commit)
         except UnreachableError as missing:
@@ -185,20 +204,22 @@ class Repository:
         command = ("for-each-ref", "--format=%(objectname) %(*objectname)", _FETCHED + commit)
         return commit in (await self._git(*command, purpose=f"looking for {commit} in {self._path}")).split()
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, object_format: str) -> None:
         """See to it that the repository exists, is not locked by a killed git, and knows its remote."""
         if await asyncio.to_thread(_count_packs, self._path) > _MOST_PACKS:
             await asyncio.to_thread(remove_tree, self._path)
         if not await asyncio.to_thread(_is_repository, self._path):
             await asyncio.to_thread(remove_tree, self._path)
-            command = [*("git", *self._access.options), *("init", "--quiet", "--bare", "--template=", str(self._path))]
+            command = [*("git", *self._access.options), *("init", "--quiet", "--bare", "--template=")]
+            command += [] if object_format == "sha1" else [f"--object-format={object_format}"]
+            command.append(str(self._path))
             await self._run(command, f"creating {self._path}", _LOCAL_SECONDS)
         await asyncio.to_thread(remove_stale_locks, self._path)
         await self._git("config", "remote.origin.url", self._url, purpose=f"configuring {self._path}")
 
-    async def _fetch_refs(self, *refspecs: str, blobs: str, depth: str) -> None:
+    async def _fetch_refs(self, *refspecs: str, options: Sequence[str]) -> None:
         await self._git(
-            *("fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules", depth, blobs, "origin"),
+            *("fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules", *options, "origin"),
             *refspecs,
             purpose=f"fetching {self._url}",
             seconds=_FETCH_SECONDS,

@@ -5,26 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from runqy_agent.deployment.requirements import inside
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _PYPI = re.compile(r"https://pypi\.org/simple/?")
-_REQUIREMENT = re.compile(
-    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[(?P<extras>[^\]]*)\])?\s*\(?(?P<specifier>[^;@)]*)\)?\s*(?P<url>@.*)?"
-)
-_CLAUSE = re.compile(r"(~=|==|!=|>=|<=|>|<)\d+(\.\d+)*(\.\*)?")
-_UV_LOCAL = ("directory", "editable", "path", "virtual")
+_UV_LOCAL = ("directory", "editable", "path")
+_UV_DIRECT = (*_UV_LOCAL, "virtual", "git", "url")
 _POETRY_LOCAL = {"directory", "file"}
-_POETRY_WITHOUT_HASHES = _POETRY_LOCAL | {"git", "url"}
-_POETRY_TABLES = ("dependencies", "dev-dependencies", "extras", "group", "package-mode", "source")
-_PROJECT_TABLES = ("dependencies", "dynamic", "optional-dependencies", "requires-python")
+_POETRY_TABLES = ("dependencies", "dev-dependencies", "extras", "group", "package-mode", "packages", "source")
+_PROJECT_TABLES = ("name", "version", "dependencies", "dynamic", "optional-dependencies", "requires-python")
+
+Indexes = dict[tuple[str, str], str]
+"""Name and version of a package → the index, or the directory of packages, that it comes from and no other."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,11 @@ class Lock:
 
     Attributes:
         local: whether it installs code of the repository itself.
-        hashed: whether each of its packages has hashes; else pip can check none at all.
-        indexes: further package indexes its packages come from.
+        indexes: where packages come from that do not come from PyPI.
     """
 
     local: bool
-    hashed: bool
-    indexes: tuple[str, ...] = ()
+    indexes: Indexes = field(default_factory=dict)
 
 
 def digest(content: bytes) -> str:
@@ -47,13 +48,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read_uv_lock(lock: dict[str, Any], project: dict[str, Any], directory: Path, root: Path, name: str) -> Lock:
-    """Read a ``uv.lock`` and compare it with the ``[project]`` table beside it.
+def read_uv_lock(lock: Mapping[str, Any], document: Mapping[str, Any], directory: Path, root: Path, name: str) -> Lock:
+    """Read a ``uv.lock`` and compare it with the project that is to be installed.
 
     Args:
         lock: the parsed lock.
-        project: the parsed table.
-        directory: where both are.
+        document: the parsed pyproject.toml.
+        directory: where the lock is.
         root: the resolved root of the checkout.
         name: of the lock, for errors.
 
@@ -61,134 +62,169 @@ def read_uv_lock(lock: dict[str, Any], project: dict[str, Any], directory: Path,
         EnvironmentBuildError: they do not fit together, or the lock leads outside of the repository.
         MissingPathError: a path of the lock is not in the checkout.
     """
-    local, hashed, indexes = False, True, dict[str, None]()
-    for package in _tables(lock.get("package")):
-        source = package.get("source")
-        source = source if isinstance(source, dict) else {}
+    packages = list(tables(lock.get("package")))
+    project, sources = table(document, "project"), table(document, "tool", "uv", "sources")
+    own = canonicalize_name(project.get("name", ""))
+    for package in packages:
+        if package.get("name") == own and any(
+            kind in _source(package) for kind in ("editable", "virtual", "directory")
+        ):
+            _check_fit(package, project, sources, name)
+    local, indexes = False, Indexes()
+    for package in _needed(own, packages):
+        source = _source(package)
         path = next((source[kind] for kind in _UV_LOCAL if isinstance(source.get(kind), str)), None)
-        if path == ".":
-            _check_fit(package, project, name)
-            continue
         if path is not None:
             local = True
             _check_path(path, directory, root, name)
-        hashed = hashed and path is None and "git" not in source and "url" not in source
-        registry = source.get("registry")
-        if isinstance(registry, str) and not _PYPI.fullmatch(registry):
-            indexes[registry] = None
-    return Lock(local, hashed, tuple(indexes))
+        _note_index(indexes, package, source.get("registry"), name)
+    return Lock(local, indexes)
 
 
-def read_poetry_lock(lock: dict[str, Any], directory: Path, root: Path, name: str) -> Lock:
+def read_poetry_lock(lock: Mapping[str, Any], directory: Path, root: Path, name: str) -> Lock:
     """Read a ``poetry.lock``. Whether it fits, Poetry itself can tell: it holds a hash of what it was made from.
 
     Raises:
         EnvironmentBuildError: it leads outside of the repository.
         MissingPathError: a path of it is not in the checkout.
     """
-    sources = [package["source"] for package in _tables(lock.get("package")) if isinstance(package.get("source"), dict)]
-    for source in sources:
+    local, indexes = False, Indexes()
+    for package in tables(lock.get("package")):
+        source = _source(package)
         if source.get("type") in _POETRY_LOCAL and isinstance(source.get("url"), str):
+            local = True
             _check_path(source["url"], directory, root, name)
-    kinds = {source.get("type") for source in sources}
-    return Lock(bool(kinds & _POETRY_LOCAL), not kinds & _POETRY_WITHOUT_HASHES)
+        _note_index(indexes, package, source.get("url") if source.get("type") == "legacy" else None, name)
+    return Lock(local, indexes)
 
 
-def read_poetry_tables(document: dict[str, Any], directory: Path, root: Path, name: str) -> Lock:
-    """The same facts where there is no lock, from the direct dependencies.
+def read_poetry_tables(document: Mapping[str, Any], directory: Path, root: Path, name: str) -> tuple[bool, list[str]]:
+    """The same facts where there is no lock: whether code of the repository is installed, and options of indexes.
 
     Raises:
-        EnvironmentBuildError: a path leads outside of the repository.
+        EnvironmentBuildError: a path leads outside of the repository, or only a lock keeps a package to its source.
         MissingPathError: a path is not in the checkout.
     """
     poetry = poetry_table(document)
     dependencies = poetry.get("dependencies")
     local = False
-    for value in dependencies.values() if isinstance(dependencies, dict) else ():
-        for entry in _tables(value if isinstance(value, list) else [value]):
+    for package, value in dependencies.items() if isinstance(dependencies, dict) else ():
+        for entry in tables(value if isinstance(value, list) else [value]):
+            if "source" in entry:
+                raise EnvironmentBuildError(
+                    f"{name} takes {package} from the source {entry['source']} and from no other, which only a lock "
+                    "keeps to: run `poetry lock` and commit poetry.lock"
+                )
             path = entry.get("path", entry.get("file"))
             if isinstance(path, str):
                 local = True
                 _check_path(path, directory, root, name)
-    urls = [source.get("url") for source in _tables(poetry.get("source"))]
-    return Lock(local, hashed=False, indexes=tuple(url for url in urls if isinstance(url, str)))
+    options: list[str] = []
+    for source in tables(poetry.get("source")):
+        url, priority = source.get("url"), source.get("priority", "primary")
+        if isinstance(url, str) and priority != "explicit":
+            first = priority in {"primary", "default"} and not any(each.startswith("--index-url") for each in options)
+            options.append(f"{'--index-url' if first else '--extra-index-url'} {url}")
+    return local, options
 
 
-def poetry_table(document: dict[str, Any]) -> dict[str, Any]:
+def poetry_table(document: Mapping[str, Any]) -> dict[str, Any]:
     """The table ``[tool.poetry]``; an empty one if there is none."""
-    tool = document.get("tool")
-    table = tool.get("poetry") if isinstance(tool, dict) else None
-    return table if isinstance(table, dict) else {}
+    return table(document, "tool", "poetry")
 
 
-def poetry_inputs(document: dict[str, Any]) -> str:
+def poetry_inputs(document: Mapping[str, Any]) -> str:
     """What of a pyproject.toml decides about the environment, in one text."""
-    poetry, project = poetry_table(document), document.get("project")
-    project = project if isinstance(project, dict) else {}
+    poetry, project = poetry_table(document), table(document, "project")
     parts = [
         {key: poetry.get(key) for key in _POETRY_TABLES},
         {key: project.get(key) for key in _PROJECT_TABLES},
     ]
-    return json.dumps(parts, sort_keys=True, default=str)
+    return as_text(parts)
 
 
-def _tables(value: object) -> Iterator[dict[str, Any]]:
+def as_text(value: object) -> str:
+    """A parsed part of a file as one text that is the same for the same content."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def table(document: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """A table inside a document; an empty one if there is none."""
+    for key in path:
+        inner = document.get(key)
+        document = inner if isinstance(inner, dict) else {}
+    return dict(document)
+
+
+def tables(value: object) -> Iterator[dict[str, Any]]:
+    """The tables of an array of them; what is something else is left out."""
     return (entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else iter(())
+
+
+def _source(package: Mapping[str, Any]) -> dict[str, Any]:
+    return table(package, "source")
+
+
+def _needed(own: str, packages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The packages that one may need, itself included: all of them if the lock does not have it."""
+    if not any(package.get("name") == own for package in packages):
+        yield from packages
+        return
+    names, seen = [own], {own}
+    while names:
+        name = names.pop()
+        for package in (package for package in packages if package.get("name") == name):
+            yield package
+            groups = [*table(package, "optional-dependencies").values(), *table(package, "dev-dependencies").values()]
+            for entries in (package.get("dependencies"), *groups):
+                found = {str(entry.get("name")) for entry in tables(entries)} - seen
+                seen |= found
+                names += found
+
+
+def _note_index(indexes: Indexes, package: Mapping[str, Any], index: object, name: str) -> None:
+    index = "" if not isinstance(index, str) or _PYPI.fullmatch(index) else index
+    key = (canonicalize_name(str(package.get("name"))), str(package.get("version")))
+    if indexes.setdefault(key, index) != index:
+        raise EnvironmentBuildError(f"{name} takes {key[0]} {key[1]} from two indexes, which cannot be told apart here")
 
 
 def _check_path(path: str, directory: Path, root: Path, name: str) -> None:
     if not Path(path).is_absolute():
-        inside(directory / path, root, name)
+        inside(directory / path, root, name, installed=True)
 
 
-def _check_fit(package: dict[str, Any], project: dict[str, Any], name: str) -> None:
+def _check_fit(package: Mapping[str, Any], project: Mapping[str, Any], sources: Iterable[str], name: str) -> None:
     if "dependencies" in project.get("dynamic", []):
         return
-    metadata = package.get("metadata")
-    entries = metadata.get("requires-dist") if isinstance(metadata, dict) else None
+    entries = list(tables(table(package, "metadata").get("requires-dist")))
+    plain = [entry for entry in entries if "extra ==" not in entry.get("marker", "")]
     locked = _by_name(
-        (entry.get("name", ""), entry.get("extras", []), entry.get("specifier", ""))
-        for entry in _tables(entries)
-        if "extra ==" not in entry.get("marker", "")
+        (str(entry.get("name")), entry.get("extras", ()), SpecifierSet(entry.get("specifier", ""))) for entry in plain
     )
     asked = _by_name(_taken_apart(entry) for entry in project.get("dependencies", []))
-    differing = sorted(
-        package
-        for package in locked.keys() | asked.keys()
-        if package not in locked or package not in asked or not _agree(locked[package], asked[package])
-    )
+    differing = {package for package in locked.keys() | asked.keys() if locked.get(package) != asked.get(package)}
+    direct = {entry.get("name") for entry in entries if any(kind in entry for kind in (*_UV_DIRECT, "index"))}
+    differing |= {each for each in map(canonicalize_name, sources) if each in locked and each not in direct}
     if differing:
         raise EnvironmentBuildError(
-            f"{name} does not fit the pyproject.toml beside it, which was changed after it ({', '.join(differing)}): "
-            "run `uv lock` and commit both"
+            f"{name} does not fit the pyproject.toml beside it, which was changed after it "
+            f"({', '.join(sorted(differing))}): run `uv lock` and commit both"
         )
 
 
-def _taken_apart(requirement: str) -> tuple[str, list[str], str]:
-    match = _REQUIREMENT.match(requirement.strip())
-    if match is None:
-        return requirement, [], ""
-    extras = [extra.strip() for extra in (match["extras"] or "").split(",") if extra.strip()]
-    return match["name"], extras, match["specifier"]
+def _taken_apart(requirement: str) -> tuple[str, Iterable[str], SpecifierSet]:
+    try:
+        parsed = Requirement(requirement)
+    except InvalidRequirement:
+        return requirement, (), SpecifierSet()
+    return parsed.name, parsed.extras, parsed.specifier
 
 
-def _by_name(entries: Iterable[tuple[str, list[str], str]]) -> dict[str, set[tuple[frozenset[str], frozenset[str]]]]:
-    found: dict[str, set[tuple[frozenset[str], frozenset[str]]]] = {}
+def _by_name(
+    entries: Iterable[tuple[str, Iterable[str], SpecifierSet]],
+) -> dict[str, set[tuple[frozenset[str], SpecifierSet]]]:
+    found: dict[str, set[tuple[frozenset[str], SpecifierSet]]] = {}
     for name, extras, specifier in entries:
-        clauses = frozenset(clause for part in specifier.split(",") if (clause := re.sub(r"\s", "", part)))
-        found.setdefault(_normal(name), set()).add((frozenset(map(_normal, extras)), clauses))
+        found.setdefault(canonicalize_name(name), set()).add((frozenset(map(canonicalize_name, extras)), specifier))
     return found
-
-
-def _agree(
-    locked: set[tuple[frozenset[str], frozenset[str]]], asked: set[tuple[frozenset[str], frozenset[str]]]
-) -> bool:
-    """Whether both ask for the same. Versions that can be written in several ways are not compared."""
-    clauses = [clause for _, each in (*locked, *asked) for clause in each]
-    if all(_CLAUSE.fullmatch(clause) for clause in clauses):
-        return locked == asked
-    return {extras for extras, _ in locked} == {extras for extras, _ in asked}
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -55,6 +55,7 @@ class Requirements:
         variables: the environment variables that are named.
         local: whether it installs anything from a local path.
         only_pip: whether it says something that only pip understands.
+        needs_uv: whether a project is installed for which only uv knows where packages come from.
         rewritten: whether ``lines`` say something in a form that older versions of pip understand better.
         empty: whether there is nothing but blank lines and comments.
     """
@@ -65,20 +66,21 @@ class Requirements:
     variables: set[str] = field(default_factory=set)
     local: bool = False
     only_pip: bool = False
+    needs_uv: bool = False
     rewritten: bool = False
     empty: bool = True
 
 
-def read_requirements(path: Path, checkout: Path) -> Requirements:
+def read_requirements(path: Path, checkout: Path, directory: Path | None = None) -> Requirements:
     """Read a requirements file and everything it includes by ``-r`` and ``-c``.
 
-    Local paths are those of the directory it is in, where it will be installed from.
+    Local paths are those of the directory where it will be installed from: by default, the one it is in.
 
     Raises:
         MissingPathError: a file or directory it refers to is not in the checkout.
         EnvironmentBuildError: it leads outside of the checkout, includes itself, or pip would not understand it.
     """
-    reader = _Reader(path.parent, checkout.resolve())
+    reader = _Reader(directory or path.parent, checkout.resolve())
     reader.read(path, constraint=False, above=())
     return reader.found
 
@@ -183,7 +185,8 @@ class _Reader:
         self.found.local = True
         place = self._directory / (unquote(urlsplit(target).path) if target.lower().startswith("file:") else target)
         if _normal(place).is_relative_to(self._checkout):
-            inside(place, self._checkout, referrer, installed=True)
+            project = inside(place, self._checkout, referrer, installed=True) / "pyproject.toml"
+            self.found.needs_uv |= project.is_file() and b"tool.uv.sources" in project.read_bytes()
         elif not target.startswith(("/", "file:/")):
             raise EnvironmentBuildError(f"{referrer} leads outside of the repository: {target}")
 

@@ -40,11 +40,13 @@ class Source:
         git_url: the repository. A token in it is used, and shown nowhere.
         branch: a branch, a tag, or a commit (full, or abbreviated to at least 7 digits).
         code_path: the directory inside the repository that holds the code; empty for its root.
+        requirements_file: the file that says what is installed, relative to ``code_path``; empty to look for one.
     """
 
     git_url: str = field(repr=False)
     branch: str
     code_path: str = ""
+    requirements_file: str = ""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ async def check_out(
             checkout.extra += (elsewhere.path,)
             checkout.whole = elsewhere.installed
         else:
-            if checkout.whole or not planned.dependencies.local:
+            if checkout.whole or not (planned.dependencies.local or planned.dependencies.whole):
                 await _follow_links(repository, checkout)
                 break
             checkout.whole = True  # a build may read whatever it finds on its author's machine

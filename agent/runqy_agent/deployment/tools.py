@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from packaging.utils import canonicalize_name
 
 from runqy_agent.child_environment import BUILD, NO_PROMPTS, inherit
 from runqy_agent.deployment.commands import Command, run
-from runqy_agent.deployment.dependencies import Dependencies
 from runqy_agent.deployment.environment import EnvironmentPlan, build_environment, is_built
 from runqy_agent.deployment.files import remove_tree, temporary_sibling
+from runqy_agent.deployment.recipe import Recipe, Step
+from runqy_agent.deployment.requirement_lines import logical_lines, parse_line
+from runqy_agent.deployment.wanted import Dependencies
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ _OLDEST_FOR_POETRY = (3, 9)
 _SECONDS = 300.0
 _VERSION_SECONDS = 30.0
 _NAME_LENGTH = 12
-_INDEX_OPTIONS = ("--index-url", "--extra-index-url")
+_PINNED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*===?\s*(?P<version>[^\s;]+)")
 
 # Asks Poetry's own library, since its constraints (^3.10, ~1.2) and its ways to write dependencies are its own.
 _DESCRIBE = """\
@@ -69,26 +72,36 @@ class Tools:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def packages(self, plan: EnvironmentPlan) -> Sequence[str]:
-        """What is to be installed, as lines of a requirements file, where a list or a lock says so.
+    async def recipe(self, plan: EnvironmentPlan) -> Recipe:
+        """How to install what is wanted: what a list, a lock or a project says, in steps.
 
         Raises:
             EnvironmentBuildError: the lock does not fit, the project asks for another Python, or the tool cannot be
                 obtained.
         """
-        dependencies = plan.dependencies
-        if dependencies.kind == "uv":
-            lines: Sequence[str] = await self._export_with_uv(plan)
-        elif dependencies.kind == "poetry-lock":
-            lines = await self._export_with_poetry(plan)
-        elif dependencies.kind == "poetry":
+        wanted = plan.dependencies
+        if wanted.kind == "uv":
+            return Recipe(_by_index(await self._export_with_uv(plan), wanted))
+        if wanted.kind == "poetry-lock":
+            own = (Step(("-e", "."), no_deps=True),) if wanted.packaged else ()
+            return Recipe((*_by_index(await self._export_with_poetry(plan), wanted), *own))
+        if wanted.kind == "poetry":
             core = await self.obtain("poetry-core", plan)
-            lines = (await self._describe(core, plan)).packages
-        else:
-            lines = dependencies.packages
-        if plan.offline:
-            return [line for line in lines if not line.startswith(_INDEX_OPTIONS)]
-        return [*(_as_option(index) for index in dependencies.indexes), *lines]
+            lines = [*(await self._describe(core, plan)).packages, *(["-e ."] if wanted.packaged else [])]
+            return Recipe((Step(lines=(*(() if plan.offline else wanted.packages), *lines)),) if lines else ())
+        uv = await self._uv(plan) if wanted.needs_uv else ""
+        extras = f"[{','.join(wanted.selection.extras)}]" if wanted.selection.extras else ""
+        if wanted.kind == "project":
+            target = ("-e", f".{extras}") if uv else (f".{extras}",)
+            groups = (Step(lines=wanted.packages),) if wanted.packages and not uv else ()
+            return Recipe((*groups, Step((*target, *_groups(wanted, uv)))), uv)
+        if wanted.kind == "pyproject" and uv:
+            chosen = [argument for extra in wanted.selection.extras for argument in ("--extra", extra)]
+            return Recipe((Step(("-r", "pyproject.toml", *chosen, *_groups(wanted, uv))),), uv)
+        if wanted.empty:
+            return Recipe((), uv)
+        file = "" if uv else wanted.requirements_file
+        return Recipe((Step(lines=wanted.packages, constraints=wanted.constraints, file=file),), uv)
 
     async def obtain(self, name: str, plan: EnvironmentPlan) -> Path:
         """The environment of a tool (``uv``, ``poetry`` or ``poetry-core``), built unless it is there.
@@ -123,7 +136,7 @@ class Tools:
             find_links=plan.find_links,
         )
         try:
-            await build_environment(tool_plan, path, packages)
+            await build_environment(tool_plan, path, Recipe((Step(lines=packages),)))
         except EnvironmentBuildError as failed:
             raise EnvironmentBuildError(
                 f"{packages[0]} is needed to read the project's dependencies and cannot be installed "
@@ -131,21 +144,26 @@ class Tools:
             ) from failed
         return path
 
-    async def _export_with_uv(self, plan: EnvironmentPlan) -> list[str]:
-        uv = await self._uv_on_path()
-        if uv is None:
-            uv = str(await self.obtain("uv", plan) / "bin" / "uv")
-        argv = [uv, "export", "--frozen", "--no-emit-project", "--no-default-groups", "--no-header", "--no-annotate"]
+    async def _uv(self, plan: EnvironmentPlan) -> str:
+        return await self._uv_on_path() or str(await self.obtain("uv", plan) / "bin" / "uv")
+
+    async def _export_with_uv(self, plan: EnvironmentPlan) -> str:
+        wanted = plan.dependencies
+        argv = [await self._uv(plan), "export", "--frozen", "--no-default-groups", "--no-header", "--no-annotate"]
         argv += ["--quiet", "--no-cache", "--format", "requirements-txt", "--python", plan.interpreter.executable]
-        argv += [] if plan.dependencies.hashed else ["--no-hashes"]
+        argv += ["--package", wanted.member] if wanted.member else []
+        argv += [argument for extra in wanted.selection.extras for argument in ("--extra", extra)]
+        argv += [argument for group in wanted.selection.groups for argument in ("--group", group)]
         env = {"UV_PYTHON_DOWNLOADS": "never"} | ({"UV_OFFLINE": "1"} if plan.offline else {})
         return await self._export([*argv, "--output-file"], "reading uv.lock", plan, env)
 
-    async def _export_with_poetry(self, plan: EnvironmentPlan) -> list[str]:
+    async def _export_with_poetry(self, plan: EnvironmentPlan) -> str:
         tool = await self.obtain("poetry", plan)
         await self._describe(tool, plan)
         argv = [str(tool / "bin" / "poetry"), "export", "--no-interaction", "--no-ansi", "--only", "main"]
-        argv += [] if plan.dependencies.hashed else ["--without-hashes"]
+        argv += [argument for extra in plan.dependencies.selection.extras for argument in ("--extras", extra)]
+        groups = ",".join(("main", *plan.dependencies.selection.groups))
+        argv[argv.index("main")] = groups
         env = {
             "POETRY_CACHE_DIR": str(tool / "cache"),
             "POETRY_CONFIG_DIR": str(tool / "config"),
@@ -153,15 +171,13 @@ class Tools:
         }
         return await self._export([*argv, "--output"], "reading poetry.lock", plan, env)
 
-    async def _export(
-        self, argv: Sequence[str], purpose: str, plan: EnvironmentPlan, env: Mapping[str, str]
-    ) -> list[str]:
+    async def _export(self, argv: Sequence[str], purpose: str, plan: EnvironmentPlan, env: Mapping[str, str]) -> str:
         """Run an export into a file: a long lock must not be kept at its end only."""
         self._directory.mkdir(parents=True, exist_ok=True)
         exported = temporary_sibling(self._directory / "any")
         try:
             await self._run([*argv, str(exported)], purpose, plan.dependencies.directory, env)
-            return exported.read_text(encoding="utf-8").splitlines()
+            return exported.read_text(encoding="utf-8")
         finally:
             exported.unlink(missing_ok=True)
 
@@ -197,5 +213,22 @@ class Tools:
         return await run(Command(argv, purpose, whole, EnvironmentBuildError, seconds=seconds, cwd=cwd))
 
 
-def _as_option(index: str) -> str:
-    return f"--extra-index-url {index}" if "://" in index else f"--find-links {index}"
+def _by_index(exported: str, wanted: Dependencies) -> tuple[Step, ...]:
+    """What a lock says, apart by where it comes from: no package is ever looked for in another's index.
+
+    What has no hash goes apart as well, since pip checks none if not all have one.
+    """
+    lines: dict[tuple[str, bool], list[str]] = {}
+    for number, text in logical_lines(exported):
+        line = parse_line(number, text)
+        if not line.installs:
+            continue  # Poetry names its indexes
+        pinned = _PINNED.match(line.requirement)
+        index = wanted.indexes.get((canonicalize_name(pinned["name"]), pinned["version"]), "") if pinned else ""
+        lines.setdefault((index, bool(line.options.hashes)), []).append(text)
+    return tuple(Step(lines=tuple(each), index=index, no_deps=True) for (index, _), each in lines.items())
+
+
+def _groups(wanted: Dependencies, uv: str) -> list[str]:
+    """Arguments for the groups of a project; pip is given their requirements instead."""
+    return [argument for group in wanted.selection.groups for argument in ("--group", group)] if uv else []

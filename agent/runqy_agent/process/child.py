@@ -184,7 +184,8 @@ class Child:
         if not self.exited.done():
             self.exited.set_result(self._code)
         self._mark.kill_bearers()
-        self._outputs.fail_ready(f"before it was ready, {self.how_it_ended()}")
+        hint = "" if self._code else "; perhaps its main program does not call run()"
+        self._outputs.fail_ready(f"before it was ready, {self.how_it_ended()}{hint}")
 
 
 def _signal_name(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,8 +11,12 @@ from runqy_agent.errors import DeploymentError
 from runqy_agent.process.printing import PrintBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+_PYTHON = re.compile(r"(python|pypy)\d*(\.\d+)?t?")
+_WRAPPERS = {"env", "nice", "ionice", "nohup", "stdbuf", "timeout", "taskset", "numactl", "chrt", "setsid"}
+_SHELLS = {"sh", "bash", "dash", "zsh", "ksh"}
 
 
 class Printed(NamedTuple):
@@ -82,3 +87,46 @@ def split_command(text: str, python: Path) -> tuple[str, ...]:
     if words[0] in {"python", "python3"}:
         words[0] = str(python)
     return tuple(words)
+
+
+def check_program(argv: Sequence[str], environment: Path, directory: Path) -> None:
+    """Check that what is started is of the environment, and can be started at all.
+
+    Args:
+        argv: the start command, split.
+        environment: the virtual environment.
+        directory: the working directory.
+
+    Raises:
+        DeploymentError: it names an interpreter that is not the environment's, or a script with Windows line ends.
+    """
+    names = argv if argv[0].rpartition("/")[2] in _WRAPPERS else argv[:1]
+    named = next((word for word in names if _PYTHON.fullmatch(word.rpartition("/")[2])), "")
+    own = environment / "bin"
+    if named and (environment / "pyvenv.cfg").is_file():
+        path = directory / named if "/" in named else own / named
+        if not path.exists() or path.parent.resolve() != own.resolve():
+            versions = ", ".join(sorted(each.name for each in (environment / "lib").glob("python*"))) or "another"
+            raise DeploymentError(
+                f"deployment.startup_cmd starts {named}{_version_of(path)}, which is not the interpreter of the "
+                f"environment ({versions}) and sees none of its packages: write `python`, and set deployment.python if "
+                "another version is meant"
+            )
+    scripts = argv[1:2] if argv[0].rpartition("/")[2] in _SHELLS else argv[:1]
+    for script in (directory / word for word in scripts if not word.startswith("-")):
+        if script.is_file() and _has_windows_line_ends(script):
+            raise DeploymentError(
+                f"deployment.startup_cmd starts {script.name}, which has Windows line ends (CRLF) and cannot run with "
+                "them: commit it with LF (`*.sh text eol=lf` in .gitattributes keeps it so)"
+            )
+
+
+def _version_of(path: Path) -> str:
+    """The version that the name of an interpreter tells, where its links lead."""
+    name = path.resolve().name
+    return f" ({name})" if path.is_symlink() and name != path.name else ""
+
+
+def _has_windows_line_ends(script: Path) -> bool:
+    with script.open("rb") as file:
+        return file.readline(1024).endswith(b"\r\n")

@@ -59,6 +59,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     branch: str
     startup_cmd: str
     code_path: str = ""
+    requirements_file: str = ""
     env_vars: dict[str, str] = msgspec.field(default_factory=dict)
     startup_timeout_secs: int = _DEFAULT_STARTUP_SECONDS
     mode: Literal["long_running", "one_shot"] = "long_running"
@@ -221,6 +222,7 @@ def _deployment(deployment: _Fields) -> Deployment:
         branch=deployment.required_text("branch"),
         startup_cmd=deployment.required_text("startup_cmd"),
         code_path=deployment.text("code_path"),
+        requirements_file=deployment.text("requirements_file"),
         env_vars=deployment.mapping("env_vars"),
         startup_timeout_secs=seconds or _DEFAULT_STARTUP_SECONDS,
         mode=known or "long_running",
