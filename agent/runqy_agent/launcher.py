@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import is_secret, passed
@@ -83,14 +84,27 @@ class Launcher:
         each = [command.on_gpu(gpu) for gpu in self._gpus] or [command]
         return each * self._config.worker.processes
 
+    def build_variables(self, registration: Registration) -> dict[str, str]:
+        """What the operator lets builds have besides (``deployment.build_env``): of the vaults, else of the agent."""
+        names = self._config.deployment.build_env
+        found = passed(names, self._secrets(registration))
+        found |= {
+            name: value for name, value in registration.vaults.items() if any(fnmatchcase(name, each) for each in names)
+        }
+        self._redactor.add(value for name, value in found.items() if is_secret(name))
+        return found
+
     def _passed(self, registration: Registration) -> dict[str, str]:
         """What the operator lets the process have of the agent's environment. None of the agent's secrets is in it."""
+        found = passed(self._config.deployment.pass_env, self._secrets(registration))
+        self._redactor.add(value for name, value in found.items() if is_secret(name))
+        return found
+
+    def _secrets(self, registration: Registration) -> list[str]:
         secrets = [*self._config.secrets(), registration.redis.password.reveal()]
         if registration.git_token:
             secrets.append(registration.git_token.reveal())
-        found = passed(self._config.deployment.pass_env, secrets)
-        self._redactor.add(value for name, value in found.items() if is_secret(name))
-        return found
+        return secrets
 
     def fingerprint(self, registration: Registration) -> str:
         """Tells apart the ways of starting the same code. Variables may be secrets: it tells nothing about them."""

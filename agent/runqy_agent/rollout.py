@@ -91,7 +91,7 @@ class Rollout:
         source = _source(registration)
         wanted = reason = ""
         try:
-            release = await self._deployer.prepare(name, source, git_token=registration.git_token)
+            release = await self._obtain(registration)
         except DeploymentError as error:
             standing = self._deployer.standing(name, source)
             if standing is None:
@@ -233,9 +233,8 @@ class Rollout:
         return registration
 
     async def _change(self, service: Service, registration: Registration) -> Result:
-        name, old = service.name, service.release
-        source = _source(registration)
-        release = await self._deployer.prepare(name, source, git_token=registration.git_token)
+        old = service.release
+        release = await self._obtain(registration)
         fingerprint = self._launcher.fingerprint(registration)
         if release.root == old.root and fingerprint == service.fingerprint:
             service.adopt(release)
@@ -268,6 +267,15 @@ class Rollout:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def _obtain(self, registration: Registration) -> Release:
+        """Fetch and build what the server asks for."""
+        return await self._deployer.prepare(
+            registration.queue.name,
+            _source(registration),
+            git_token=registration.git_token,
+            variables=self._launcher.build_variables(registration),
+        )
 
     async def stop(self) -> None:
         """Give up what is under way. The runners are not touched."""

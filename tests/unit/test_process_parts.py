@@ -10,7 +10,7 @@ import pytest
 from runqy_agent.config.duration import Duration
 from runqy_agent.config.settings import RecoverySettings
 from runqy_agent.errors import DeploymentError
-from runqy_agent.process.command import split_command
+from runqy_agent.process.command import check_program, split_command
 from runqy_agent.process.environment import process_environment
 from runqy_agent.process.recovery import JITTER, Recovery
 from runqy_agent.process.runner import BaseRunner, InFlight
@@ -265,3 +265,45 @@ def test_a_state_lasts_since_it_was_entered_however_often_its_reason_changes(mon
     runner.became("ready")
     assert runner.health.since == clock.now()
     assert told.changes == 4
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """What tells of an environment that it is one of Python 3.11."""
+    environment = tmp_path / "environment"
+    (environment / "lib" / "python3.11").mkdir(parents=True)
+    (environment / "bin").mkdir()
+    (environment / "pyvenv.cfg").touch()
+    for name in ("python", "python3", "python3.11"):
+        (environment / "bin" / name).touch()
+    return environment
+
+
+@pytest.mark.parametrize(
+    "argv", [("python3.10", "main.py"), ("/usr/bin/python3", "x"), ("env", "A=1", "python3.9", "x")]
+)
+def test_an_interpreter_that_is_not_the_environments_is_refused_with_both_versions(
+    installed: Path, argv: tuple[str, ...]
+) -> None:
+    with pytest.raises(
+        DeploymentError, match=r"python3?(\.\d+)?.*not the interpreter of the environment \(python3\.11\)"
+    ):
+        check_program(argv, installed, installed)
+
+
+@pytest.mark.parametrize(
+    "argv", [("python3.11", "main.py"), ("nice", "python", "x"), ("gunicorn", "python3.9"), ("./run",)]
+)
+def test_the_environments_own_interpreter_and_other_programs_are_started(
+    installed: Path, argv: tuple[str, ...]
+) -> None:
+    check_program(argv, installed, installed)
+
+
+@pytest.mark.parametrize("argv", [("./start.sh",), ("bash", "start.sh")])
+def test_a_start_script_with_windows_line_ends_is_named_as_such(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    (tmp_path / "start.sh").write_bytes(b"#!/bin/sh\r\nexec python main.py\r\n")
+    with pytest.raises(DeploymentError, match=r"start\.sh, which has Windows line ends"):
+        check_program(argv, tmp_path, tmp_path)
+    (tmp_path / "start.sh").write_bytes(b"#!/bin/sh\nexec python main.py\n")
+    check_program(argv, tmp_path, tmp_path)

@@ -117,6 +117,9 @@ class _Checks:
         for name in deployment.pass_env:
             if problem := variable_problem(name):
                 self.problem("deployment.pass_env", problem)
+        for name in deployment.build_env:
+            if problem := variable_problem(name):
+                self.problem("deployment.build_env", problem)
         kinds: dict[str, type[RepositoryPattern | CommandPattern]] = {
             "allowed_repositories": RepositoryPattern,
             "allowed_commands": CommandPattern,

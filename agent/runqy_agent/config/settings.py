@@ -95,6 +95,8 @@ class DeploymentSettings(Section):
     find_links: list[str] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    submodules: bool = False
+    build_env: list[str] = field(default_factory=list)
     pass_env: list[str] = field(default_factory=list)
     allowed_repositories: list[str] = field(default_factory=list)
     allowed_commands: list[str] = field(default_factory=list)

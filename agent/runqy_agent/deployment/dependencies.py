@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from runqy_agent.child_environment import BUILD, inherit
 from runqy_agent.deployment.locks import digest
 from runqy_agent.deployment.projects import name_of, read_project
 from runqy_agent.deployment.requirements import read_requirements
@@ -75,15 +76,19 @@ def _in_directory(
 
 
 def _from_requirements(directory: Path, file: str, root: Path, selection: Selection) -> Dependencies:
-    read = read_requirements(directory / file, root, directory)
-    if read.only_pip and read.needs_uv:
+    variables = {**inherit(BUILD), **selection.variables}
+    read = read_requirements(directory / file, root, directory, variables)
+    only_pip = read.only_pip or any(variables.get(name) for name in read.variables)  # uv expands some places alone
+    if only_pip and read.needs_uv:
         raise EnvironmentBuildError(
-            f"{name_of(directory / file, root)} has options that only pip knows, and installs a project whose "
-            "tool.uv.sources only uv knows: take out one of them, or commit a uv.lock and no requirements.txt"
+            f"{name_of(directory / file, root)} has options or variables that only pip knows, and installs a project "
+            "whose tool.uv.sources only uv knows: take out one of them, or commit a uv.lock and no requirements.txt"
         )
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if selection.extras or selection.groups:
-        notes = (f"{file} has no extras and no groups: deployment.extras and deployment.groups are not used",)
+        notes.append(f"{file} has no extras and no groups: deployment.extras and deployment.groups are not used")
+    if unset := sorted(name for name in read.variables if not variables.get(name)):
+        notes.append(f"{file} names ${{{unset[0]}}}, which is not set for builds: deployment.build_env may name it")
     here = directory.resolve()
     return Dependencies(
         "requirements",
@@ -91,13 +96,14 @@ def _from_requirements(directory: Path, file: str, root: Path, selection: Select
         tuple(read.lines),
         tuple(read.constraints),
         # Relative, so that the same files in another place are the same.
-        {os.path.relpath(root / name, here): digest(content) for name, content in sorted(read.files.items())},
+        {os.path.relpath(root / name, here): digest(content) for name, content in sorted(read.files.items())}
+        | {f"${{{name}}}": digest(variables.get(name, "").encode()) for name in sorted(read.variables)},
         local=read.local,
         empty=read.empty,
-        requirements_file="" if read.rewritten and not read.only_pip else file,
-        only_pip=read.only_pip,
+        requirements_file="" if read.rewritten and not only_pip else file,
+        only_pip=only_pip,
         needs_uv=read.needs_uv,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
 
 from runqy_agent.deployment.bounds import Bounds
 from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
@@ -23,15 +26,19 @@ from runqy_agent.deployment.refusals import Refusals
 from runqy_agent.deployment.releases import ReleaseRecord, ReleaseStore, StoredRelease, every_release
 from runqy_agent.deployment.source import Source, check_branch, check_code_path, is_full_commit, parse_location
 from runqy_agent.deployment.staging import check_out
+from runqy_agent.deployment.submodules import Submodules
 from runqy_agent.deployment.tools import Tools
 from runqy_agent.deployment.usable import UsableReleases
 from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runqy_agent.config.settings import DeploymentSettings, GitSettings, Secret
     from runqy_agent.deployment.environment import EnvironmentPlan
     from runqy_agent.deployment.interpreter import Interpreter
     from runqy_agent.deployment.release import Release
+    from runqy_agent.deployment.source import Location
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +51,8 @@ class _Order:
     source: Source
     resolved: Resolved
     interpreter: Interpreter
+    variables: Mapping[str, str] = field(repr=False)
+    git_token: Secret | None = None
 
     @property
     def commit(self) -> str:
@@ -70,7 +79,14 @@ class Deployer:
         self._asking: InFlight[Resolved] = InFlight()
         self._cleaned = False
 
-    async def prepare(self, queue: str, source: Source, *, git_token: Secret | None = None) -> Release:
+    async def prepare(
+        self,
+        queue: str,
+        source: Source,
+        *,
+        git_token: Secret | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Release:
         """Fetch and build what ``source`` stands for now, doing only what is not done yet.
 
         The release can be started, but is the queue's current one only after ``activate``. If nothing has changed, all
@@ -83,6 +99,7 @@ class Deployer:
             source: what to deploy.
             git_token: the server's token for the repository, used for http(s) alone, when neither the settings nor
                 the URL hold one.
+            variables: what builds find in their environment besides, and ``${NAME}`` in requirements stands for.
 
         Returns:
             The release. Nobody removes it before it is let go.
@@ -99,11 +116,8 @@ class Deployer:
         source = Source(location.url, check_branch(source.branch), code_path, source.requirements_file)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            access = prepare_access(location, self._git, git_token, self._root)
-            if self._bounds.of_repositories:
-                access = replace(access, options=(*access.options, *NO_REDIRECTS))
-            repository = Repository(self._root / "repositories" / repository_name(location.url), access)
-            key = (location.url, source.branch, access.secrets)
+            repository = self._open(location, git_token, self._git)
+            key = (location.url, source.branch, repository.secrets)
             asking = self._asking.ask(key, lambda: repository.resolve(source.branch))
             # No answer depends on another, and the network is the slowest.
             interpreter, resolved, _ = await asyncio.gather(
@@ -117,7 +131,22 @@ class Deployer:
                 raise resolved
         except OSError as failed:
             raise explain(failed, self._root) from failed
-        return await self._prepare(_Order(queue, source, resolved, interpreter), repository)
+        return await self._prepare(_Order(queue, source, resolved, interpreter, variables or {}, git_token), repository)
+
+    def _open(self, location: Location, git_token: Secret | None, settings: GitSettings) -> Repository:
+        access = prepare_access(location, settings, git_token, self._root)
+        if self._bounds.of_repositories:
+            access = replace(access, options=(*access.options, *NO_REDIRECTS))
+        return Repository(self._root / "repositories" / repository_name(location.url), access)
+
+    def _open_submodule(self, git_url: str, order: _Order) -> Repository:
+        """Access to a submodule's repository. The token is for the host of the repository itself, and for no other."""
+        self._bounds.check_repository(git_url)
+        location = parse_location(git_url)
+        if urlsplit(location.url)[:2] == urlsplit(order.source.git_url)[:2]:
+            return self._open(location, order.git_token, self._git)
+        without = msgspec.structs.replace(self._git, token=None, token_file="")
+        return self._open(location, None, without)
 
     def standing(self, queue: str, source: Source) -> Release | None:
         """What can serve when new code cannot: see ``UsableReleases.standing``."""
@@ -229,8 +258,13 @@ class Deployer:
         def plan_staged(commit: str) -> EnvironmentPlan:
             return self._plan(staging / "code", commit, order)
 
+        submodules = None
+        if self._settings.submodules:
+            submodules = Submodules(repository, lambda url: self._open_submodule(url, order), staging)
         try:
-            commit, plan = await check_out(repository, order.resolved, staging, source.code_path, plan_staged)
+            commit, plan = await check_out(
+                repository, order.resolved, staging, source.code_path, plan_staged, submodules=submodules
+            )
             record = ReleaseRecord(commit, source.branch, source.git_url, source.code_path, plan.key, time.time())
             stored = await asyncio.to_thread(store.publish, staging, record)
         except BaseException:
@@ -240,10 +274,14 @@ class Deployer:
 
     def _plan(self, code: Path, commit: str, order: _Order) -> EnvironmentPlan:
         settings, source = self._settings, order.source
-        chosen = Selection(tuple(settings.extras), tuple(settings.groups), source.requirements_file)
+        chosen = Selection(tuple(settings.extras), tuple(settings.groups), source.requirements_file, order.variables)
         dependencies = find_dependencies(code, source.code_path, order.interpreter.version, chosen)
+        if settings.submodules and (code / ".gitmodules").is_file():
+            dependencies = replace(dependencies, inputs=dependencies.inputs | {"submodules": "checked out"})
         origin = f"{order.queue} {commit} {source.code_path}"  # as many as there are releases
-        return plan_environment(settings, order.interpreter, dependencies, origin, commit)
+        return plan_environment(
+            settings, order.interpreter, dependencies, origin, commit=commit, variables=order.variables
+        )
 
     def _plan_of(self, stored: StoredRelease, order: _Order) -> EnvironmentPlan | None:
         """The plan of a release's environment, if the release is what is asked for."""

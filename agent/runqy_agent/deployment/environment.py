@@ -8,17 +8,17 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runqy_agent.child_environment import BUILD, NO_PROMPTS, inherit
+from runqy_agent.child_environment import BUILD, NO_PROMPTS, SHORTEST_SECRET, inherit
 from runqy_agent.deployment.commands import Command, run
 from runqy_agent.deployment.files import advice_on_space, flush, remove_tree, write_atomically
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from runqy_agent.config.settings import DeploymentSettings
     from runqy_agent.deployment.interpreter import Interpreter
@@ -58,6 +58,7 @@ class EnvironmentPlan:
         offline: whether no package index may be asked.
         find_links: where wheels are looked for; directories are absolute.
         commit: of the repository.
+        variables: what builds find in their environment besides.
     """
 
     interpreter: Interpreter
@@ -67,6 +68,7 @@ class EnvironmentPlan:
     offline: bool
     find_links: tuple[str, ...]
     commit: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def version_variables(self) -> dict[str, str]:
@@ -83,7 +85,8 @@ class EnvironmentPlan:
             "kind": self.dependencies.kind,
             "inputs": self.dependencies.inputs,
             "selection": [self.dependencies.selection.extras, self.dependencies.selection.groups],
-            "origin": self.origin if self.dependencies.local else "",
+            # What is built here may depend on any variable; requirements alone, on those they name.
+            "origin": [self.origin, sorted(self.variables.items())] if self.dependencies.local else "",
             "system_site_packages": self.system_site_packages,
             "offline": self.offline,
             "find_links": self.find_links,
@@ -92,7 +95,13 @@ class EnvironmentPlan:
 
 
 def plan_environment(
-    settings: DeploymentSettings, interpreter: Interpreter, dependencies: Dependencies, origin: str, commit: str = ""
+    settings: DeploymentSettings,
+    interpreter: Interpreter,
+    dependencies: Dependencies,
+    origin: str,
+    *,
+    commit: str = "",
+    variables: Mapping[str, str] | None = None,
 ) -> EnvironmentPlan:
     """Put together what an environment depends on."""
     links = (link if "://" in link else str(Path(link).expanduser().resolve()) for link in settings.find_links)
@@ -104,6 +113,7 @@ def plan_environment(
         offline=settings.offline,
         find_links=tuple(links),
         commit=commit,
+        variables=variables or {},
     )
 
 
@@ -174,7 +184,7 @@ class _Builder:
         self._path = path
         self._recipe = recipe
         self._uv = recipe.uv or shutil.which("uv")
-        self._env = {**plan.version_variables, **inherit(BUILD), **NO_PROMPTS}
+        self._env = {**plan.version_variables, **inherit(BUILD), **plan.variables, **NO_PROMPTS}
         self._env |= {"PIP_USER": "0", "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
         if plan.offline:
             self._env |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
@@ -271,6 +281,7 @@ class _Builder:
                 error=EnvironmentBuildError,
                 seconds=seconds,
                 cwd=cwd,
+                secrets=tuple(value for value in self._plan.variables.values() if len(value) >= SHORTEST_SECRET),
                 report_seconds=_REPORT_SECONDS,
             )
         )

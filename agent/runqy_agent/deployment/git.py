@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from runqy_agent.deployment.commands import Command, run
 from runqy_agent.deployment.files import remove_tree
 from runqy_agent.deployment.source import is_full_commit, may_be_abbreviated_commit
+from runqy_agent.deployment.working_tree import lfs_options, sparse_patterns
 from runqy_agent.errors import GitError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from runqy_agent.deployment.git_access import GitAccess
+    from runqy_agent.deployment.working_tree import Checkout
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,6 @@ _REFUSED = re.compile(
 )
 _SHA256_DIGITS = 64
 _FETCHED = "refs/runqy/fetched/"  # below it, a ref for each commit that is here, named by its id
-_SPECIAL = re.compile(r"([\\*?\[\]! #])")
 
 
 class UnreachableError(GitError):
@@ -68,30 +69,6 @@ class Resolved:
         return commit.startswith(self.commit)
 
 
-@dataclass
-class Checkout:
-    """A working tree being made.
-
-    Attributes:
-        commit: the commit, in full.
-        directory: where the files go. No ``.git`` is among them.
-        index: a temporary Git index, outside ``directory``.
-        code_path: the directory wanted; empty for all.
-        extra: further paths wanted, since something refers to them.
-        whole: whether everything is wanted.
-    """
-
-    commit: str
-    directory: Path
-    index: Path
-    code_path: str
-    extra: tuple[str, ...] = ()
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        self.whole = self.whole or not self.code_path
-
-
 class Repository:
     """A bare repository: the cache of what was fetched from one URL. It may be removed at any time.
 
@@ -103,8 +80,14 @@ class Repository:
         self._access = access
 
     @property
-    def _url(self) -> str:
+    def url(self) -> str:
+        """The repository's URL, without any secret."""
         return self._access.location.url
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must be blanked in Git's output."""
+        return self._access.secrets
 
     async def resolve(self, branch: str) -> Resolved:
         """Ask the remote what ``branch`` stands for: a branch before a tag before an abbreviated commit.
@@ -122,7 +105,7 @@ class Repository:
                 return Resolved(refs[name], ref)
         if may_be_abbreviated_commit(branch):
             return Resolved(branch)
-        raise MissingRefError(f"{self._url} has no branch or tag {branch!r}{await self._near(branch)}")
+        raise MissingRefError(f"{self.url} has no branch or tag {branch!r}{await self._near(branch)}")
 
     async def obtain(self, wanted: Resolved, checkout: Checkout) -> None:
         """Fetch the commit wanted, unless it is here, and check it out; sets ``checkout.commit``.
@@ -144,7 +127,7 @@ class Repository:
             log.log(
                 logging.WARNING if refused else logging.INFO,
                 "starting over with a new copy of %s%s: %s",
-                self._url,
+                self.url,
                 ", with all its history, and so from now on" if refused else "",
                 first,
             )
@@ -164,17 +147,35 @@ class Repository:
         if checkout.code_path:
             patterns = self._path / "info" / "sparse-checkout"
             patterns.parent.mkdir(exist_ok=True)
-            wanted = "/*\n" if checkout.whole else _sparse_patterns(checkout.code_path, checkout.extra)
+            wanted = "/*\n" if checkout.whole else sparse_patterns(checkout.code_path, checkout.extra)
             patterns.write_text(wanted, encoding="utf-8")
         await self._git(
-            *("-c", "core.bare=false"),
+            *("-c", "core.bare=false", *lfs_options()),
             *("-c", f"core.sparseCheckout={sparse}", "-c", "core.sparseCheckoutCone=false"),
             f"--work-tree={checkout.directory}",
             *("read-tree", "-m", "-u", checkout.commit),
-            purpose=f"checking out {checkout.commit[:12]} of {self._url}",
+            purpose=f"checking out {checkout.commit[:12]} of {self.url}",
             seconds=_FETCH_SECONDS,
             env={"GIT_INDEX_FILE": str(checkout.index)},
         )
+
+    async def submodules(self, checkout: Checkout) -> list[tuple[str, str, str]]:
+        """Path, URL and commit of each submodule that ``.gitmodules`` names and the commit has."""
+        file = checkout.directory / ".gitmodules"
+        if not file.is_file() or file.is_symlink():
+            return []
+        listed = await self._git("config", "--file", str(file), "--null", "--list", purpose="reading .gitmodules")
+        said: dict[str, dict[str, str]] = {}
+        for entry in filter(None, listed.split("\0")):
+            key, _, value = entry.partition("\n")
+            section, _, name = key.rpartition(".")
+            said.setdefault(section, {})[name] = value
+        urls = {each["path"]: each["url"] for each in said.values() if "path" in each and "url" in each}
+        listed = await self._git(
+            *("ls-tree", "-r", "-z", checkout.commit, "--", *urls), purpose=f"listing the submodules of {self.url}"
+        )
+        entries = (entry.partition("\t") for entry in listed.split("\0") if entry.startswith("160000 "))
+        return [(path, urls[path], head.split()[2]) for head, _, path in entries if path in urls]
 
     async def _fetch(self, wanted: Resolved, *options: str) -> str:
         await self._prepare("sha256" if len(wanted.commit) == _SHA256_DIGITS else "sha1")
@@ -188,15 +189,15 @@ class Repository:
             except UnreachableError:
                 if wanted.ref:
                     raise
-                log.info("%s does not hand out single commits; fetching its history", self._url)
+                log.info("%s does not hand out single commits; fetching its history", self.url)
         everything = ("+refs/heads/*:refs/runqy/heads/*", "+refs/tags/*:refs/runqy/tags/*")
         whole = [_WHOLE_HISTORY if option.startswith("--depth") else option for option in options]
         await self._fetch_refs(*everything, options=whole)
         try:
             commit = await self._commit_of(wanted.commit)
         except UnreachableError as missing:
-            raise MissingRefError(f"no branch or tag of {self._url} holds a commit {wanted.commit}") from missing
-        await self._git("update-ref", _FETCHED + commit, commit, purpose=f"noting {commit} of {self._url}")
+            raise MissingRefError(f"no branch or tag of {self.url} holds a commit {wanted.commit}") from missing
+        await self._git("update-ref", _FETCHED + commit, commit, purpose=f"noting {commit} of {self.url}")
         return commit
 
     async def _has(self, commit: str) -> bool:
@@ -215,25 +216,25 @@ class Repository:
             command.append(str(self._path))
             await self._run(command, f"creating {self._path}", _LOCAL_SECONDS)
         await asyncio.to_thread(remove_stale_locks, self._path)
-        await self._git("config", "remote.origin.url", self._url, purpose=f"configuring {self._path}")
+        await self._git("config", "remote.origin.url", self.url, purpose=f"configuring {self._path}")
 
     async def _fetch_refs(self, *refspecs: str, options: Sequence[str]) -> None:
         await self._git(
             *("fetch", "--quiet", "--no-tags", "--force", "--no-recurse-submodules", *options, "origin"),
             *refspecs,
-            purpose=f"fetching {self._url}",
+            purpose=f"fetching {self.url}",
             seconds=_FETCH_SECONDS,
         )
 
     async def _commit_of(self, revision: str) -> str:
         arguments = ("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-        out = await self._git(*arguments, purpose=f"looking up {revision} of {self._url}", seconds=_FETCH_SECONDS)
+        out = await self._git(*arguments, purpose=f"looking up {revision} of {self.url}", seconds=_FETCH_SECONDS)
         return out.split()[-1]
 
     async def _list_refs(self, *patterns: str) -> dict[str, str]:
         kinds = () if patterns else ("--heads", "--tags")
-        command = ["git", *self._access.options, "ls-remote", *kinds, "--", self._url]
-        out = await self._run([*command, *patterns], f"asking {self._url} for its branches", _ASK_SECONDS, _REFS_BYTES)
+        command = ["git", *self._access.options, "ls-remote", *kinds, "--", self.url]
+        out = await self._run([*command, *patterns], f"asking {self.url} for its branches", _ASK_SECONDS, _REFS_BYTES)
         pairs = (line.split("\t", 1) for line in out.splitlines() if "\t" in line)
         return {name: commit for commit, name in pairs}
 
@@ -267,21 +268,6 @@ class Repository:
 def repository_name(url: str) -> str:
     """The directory name of the cache of what was fetched from ``url``."""
     return hashlib.sha256(url.encode()).hexdigest()[:20]
-
-
-def _sparse_patterns(code_path: str, extra: Sequence[str]) -> str:
-    """The patterns Git's cone mode would use: ``code_path`` whole, and the plain files of each directory above it.
-
-    Cone mode itself is younger than the oldest Git in use.
-    """
-    lines = ["/*", "!/*/"]
-    parts = [_SPECIAL.sub(r"\\\1", part) for part in code_path.split("/")]
-    for depth in range(1, len(parts)):
-        above = "/".join(parts[:depth])
-        lines += [f"/{above}/", f"!/{above}/*/"]
-    lines.append(f"/{'/'.join(parts)}/")
-    lines += ["/" + _SPECIAL.sub(r"\\\1", path) for path in extra]
-    return "\n".join(lines) + "\n"
 
 
 def _is_repository(path: Path) -> bool:

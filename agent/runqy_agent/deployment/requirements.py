@@ -23,6 +23,7 @@ from runqy_agent.deployment.requirement_lines import (
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _REMOTE_FILE = re.compile(r"(https?|file):", re.IGNORECASE)
@@ -71,16 +72,19 @@ class Requirements:
     empty: bool = True
 
 
-def read_requirements(path: Path, checkout: Path, directory: Path | None = None) -> Requirements:
+def read_requirements(
+    path: Path, checkout: Path, directory: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Requirements:
     """Read a requirements file and everything it includes by ``-r`` and ``-c``.
 
-    Local paths are those of the directory where it will be installed from: by default, the one it is in.
+    Local paths are those of the directory where it will be installed from: by default, the one it is in. ``${NAME}``
+    stands for one of ``variables``; the others stay as they are.
 
     Raises:
         MissingPathError: a file or directory it refers to is not in the checkout.
         EnvironmentBuildError: it leads outside of the checkout, includes itself, or pip would not understand it.
     """
-    reader = _Reader(directory or path.parent, checkout.resolve())
+    reader = _Reader(directory or path.parent, checkout.resolve(), variables or {})
     reader.read(path, constraint=False, above=())
     return reader.found
 
@@ -101,9 +105,10 @@ def inside(path: Path, checkout: Path, referrer: str, *, installed: bool = False
 
 
 class _Reader:
-    def __init__(self, directory: Path, checkout: Path) -> None:
+    def __init__(self, directory: Path, checkout: Path, variables: Mapping[str, str]) -> None:
         self.found = Requirements()
         self._directory = directory
+        self._variables = variables
         self._checkout = checkout
 
     def read(self, path: Path, *, constraint: bool, above: tuple[Path, ...]) -> None:
@@ -123,11 +128,14 @@ class _Reader:
             self.found.empty = False
             self.found.variables.update(VARIABLE.findall(logical))
             try:
-                line = parse_line(number, _expanded(logical))
+                line = parse_line(number, self._expanded(logical))
             except ValueError as wrong:
                 raise EnvironmentBuildError(f"{name}, line {number}: {logical!r}: {wrong}") from wrong
             self._take(line, path, name, above=(*above, normalized))
             self._keep(parse_line(number, logical), path, constraint=constraint)
+
+    def _expanded(self, text: str) -> str:
+        return VARIABLE.sub(lambda found: self._variables.get(found[1]) or found[0], text)
 
     def _take(self, line: Line, path: Path, name: str, *, above: tuple[Path, ...]) -> None:
         """Follow what a line refers to."""
@@ -193,7 +201,3 @@ class _Reader:
 
 def _normal(path: Path) -> Path:
     return type(path)(os.path.normpath(path.absolute()))
-
-
-def _expanded(text: str) -> str:
-    return VARIABLE.sub(lambda found: os.environ.get(found[1]) or found[0], text)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runqy_agent.deployment.git import Checkout
 from runqy_agent.deployment.requirements import MissingPathError
+from runqy_agent.deployment.working_tree import Checkout, lfs_pointers, links
 from runqy_agent.errors import GitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from runqy_agent.deployment.environment import EnvironmentPlan
     from runqy_agent.deployment.git import Repository, Resolved
+    from runqy_agent.deployment.submodules import Submodules
 
 log = logging.getLogger(__name__)
 
+_MOST_NAMED = 5
+
 
 async def check_out(
-    repository: Repository, resolved: Resolved, staging: Path, code_path: str, plan: Callable[[str], EnvironmentPlan]
+    repository: Repository,
+    resolved: Resolved,
+    staging: Path,
+    code_path: str,
+    plan: Callable[[str], EnvironmentPlan],
+    *,
+    submodules: Submodules | None = None,
 ) -> tuple[str, EnvironmentPlan]:
     """Fetch and check out into ``staging/code``; return the commit and the plan of its environment.
 
@@ -35,6 +43,7 @@ async def check_out(
         staging: an empty ``code`` is in it.
         code_path: the directory wanted; empty for all.
         plan: works out the environment for a commit from the files there are.
+        submodules: checks them out, if they are wanted.
 
     Raises:
         GitError: fetching failed, ``code_path`` is no directory inside the repository, or a link leads out of it.
@@ -49,6 +58,8 @@ async def check_out(
     if missing:
         raise GitError(f"code_path {code_path!r} is no directory at commit {checkout.commit[:12]}")
     while True:
+        if submodules is not None:
+            await submodules.fill(checkout)
         try:
             planned = await asyncio.to_thread(plan, checkout.commit)
         except MissingPathError as elsewhere:
@@ -63,9 +74,17 @@ async def check_out(
             checkout.whole = True  # a build may read whatever it finds on its author's machine
         await repository.update(checkout)
     await asyncio.to_thread(checkout.index.unlink)
-    if (checkout.directory / ".gitmodules").is_file():
-        log.warning("the repository has submodules, which are not fetched")
+    await asyncio.to_thread(_warn, checkout.directory, submodules)
     return checkout.commit, planned
+
+
+def _warn(directory: Path, submodules: Submodules | None) -> None:
+    """Say what of the repository is not there."""
+    if submodules is None and (directory / ".gitmodules").is_file():
+        log.warning("the repository has submodules, which are not fetched: deployment.submodules lets them be")
+    if pointers := lfs_pointers(directory):
+        named = ", ".join(pointers[:_MOST_NAMED]) + (" and others" if len(pointers) > _MOST_NAMED else "")
+        log.warning("pointers of Git LFS stand for files, since git-lfs is not installed or failed: %s", named)
 
 
 async def _follow_links(repository: Repository, checkout: Checkout) -> None:
@@ -83,7 +102,7 @@ def _missing_targets(checkout: Checkout) -> set[str]:
     root = checkout.directory.resolve()
     wanted = [root / path for path in (checkout.code_path, *checkout.extra)]
     missing = set[str]()
-    for link in (link for place in wanted for link in _links(place)):
+    for link in (link for place in wanted for link in links(place)):
         name = link.relative_to(root)
         try:
             real = link.resolve()
@@ -95,14 +114,6 @@ def _missing_targets(checkout: Checkout) -> set[str]:
         if not real.exists() and not checkout.whole and target not in checkout.extra:
             missing.add(target)
     return missing
-
-
-def _links(place: Path) -> Iterator[Path]:
-    if place.is_symlink():
-        yield place
-    for directory, directories, files in os.walk(place):
-        paths = (os.path.join(directory, name) for name in (*directories, *files))  # noqa: PTH118 - many, as strings
-        yield from (Path(path) for path in paths if os.path.islink(path))  # noqa: PTH114 - the same
 
 
 def _missing_code_path(checkout: Checkout) -> str:

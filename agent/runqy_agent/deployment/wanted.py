@@ -20,11 +20,13 @@ class Selection:
         extras: names of optional dependencies.
         groups: names of dependency groups.
         requirements_file: the file to read instead of those that are found, relative to ``code_path``.
+        variables: what ``${NAME}`` in requirements may stand for, besides what every build finds.
     """
 
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     requirements_file: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
