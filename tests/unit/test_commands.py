@@ -211,6 +211,17 @@ def test_health_is_zero_for_a_worker_that_is_well(
     assert (found.code, found.json["state"]) == (code, state)
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_worker_is_not_judged_by_a_clock_that_was_set_after_it_spoke(
+    ahead: int, worker: Worker, ask: Callable[..., Answer]
+) -> None:
+    now = time.time() + ahead
+    worker.says(now=now, redis={"last_beat": now - 1}, started_at=now - 50)
+    assert ask("health", "--json").json["state"] == "healthy"
+    worker.says(now=now, redis={"last_beat": now - 60}, started_at=now - 90)
+    assert ask("health", "--json").json["state"] == "stale"
+
+
 def test_health_tells_in_json_of_which_worker_it_speaks(worker: Worker, ask: Callable[..., Answer]) -> None:
     found = ask("health", "--json").json
     assert isinstance(found.pop("seconds"), float)
