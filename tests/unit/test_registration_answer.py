@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from registration_kit import answer, read
+from runqy_agent.broker.asynq_pb2 import ServerInfo
 from runqy_agent.config import Secret
 from runqy_agent.errors import RegistrationError
 from runqy_agent.registration import SubQueue
@@ -125,3 +126,24 @@ def test_a_registration_does_not_show_what_is_secret() -> None:
     shown = repr(read(vaults={"TOKEN": "v4ult"}, git_token="g1t", **_with("deployment", env_vars={"A": "env-s3cret"})))
     for secret in ("v4ult", "g1t", "env-s3cret", "r3dis"):
         assert secret not in shown
+
+
+@pytest.mark.parametrize("priority", [2**31 - 1, 2**31, 2**63 - 1, 2**64 - 1, 0, -1, -(2**63)])
+def test_a_priority_is_one_that_the_heartbeat_can_tell(priority: int) -> None:
+    sub_queues = [{"name": "a.b", "priority": priority}]
+    registration = read(sub_queues=sub_queues, queue={"name": "inference", "priority": priority})
+    for found in (registration.sub_queues[0].priority, registration.queue.priority):
+        assert found == min(max(priority, 1), 2**31 - 1)
+        ServerInfo(queues={"a.b": found}).SerializeToString()
+
+
+@pytest.mark.parametrize("priority", [1.5, 3.0, True, "9", [], {}, 1e300])
+def test_a_priority_that_is_no_whole_number_is_named(priority: object) -> None:
+    said = refused(sub_queues=[{"name": "a.b", "priority": priority}])
+    assert "instead of an integer at sub_queues[0].priority" in said
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(1, 1), (604_800, 604_800), (604_801, 604_800), (2**63 - 1, 604_800)])
+def test_a_start_takes_a_week_at_most(seconds: int, found: int) -> None:
+    registration = read(**_with("deployment", startup_timeout_secs=seconds))
+    assert registration.deployment.startup_timeout_secs == found

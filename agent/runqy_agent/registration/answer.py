@@ -16,6 +16,9 @@ from runqy_agent.errors import RegistrationError
 
 _DEFAULT_REDIS_PORT = 6379
 _DEFAULT_STARTUP_SECONDS = 300
+_MOST = 2**31 - 1
+"""The largest number that everybody who reads it can hold: asynq's records have 32 bits for a priority."""
+_LONGEST_STARTUP_SECONDS = 7 * 24 * 3600
 _MODES: tuple[Literal["long_running", "one_shot"], ...] = ("long_running", "one_shot")
 
 _T = TypeVar("_T")
@@ -39,21 +42,21 @@ class ServerRedis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """A parent queue. ``priority`` is at least 1."""
+    """A parent queue. ``priority`` is at least 1 and fits into 32 bits."""
 
     name: str
     priority: int = 1
 
 
 class SubQueue(msgspec.Struct, frozen=True):
-    """A queue that tasks are put in. ``priority`` is its weight, at least 1."""
+    """A queue that tasks are put in. ``priority`` is its weight, at least 1 and of 32 bits."""
 
     name: str
     priority: int = 1
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run for a parent queue. ``startup_timeout_secs`` is in seconds."""
+    """What to run for a parent queue. ``startup_timeout_secs`` is in seconds, a week at most."""
 
     git_url: str
     branch: str
@@ -132,8 +135,10 @@ class _Fields:
     def flag(self, name: str) -> bool:
         return self._typed(name, bool, default=False, wanted="true or false")
 
-    def number(self, name: str) -> int:
-        return self._typed(name, int, 0, "an integer")
+    def number(self, name: str, least: int, most: int) -> int:
+        """A number, brought within its bounds; 0 where there is none."""
+        value = self._typed(name, int, None, "an integer")
+        return 0 if value is None else min(max(least, value), most)
 
     def mapping(self, name: str) -> dict[str, str]:
         pairs: dict[str, Any] = self._typed(name, dict, {}, "an object")
@@ -179,8 +184,8 @@ class _Fields:
 
 def _registration(answer: _Fields) -> Registration:
     queue = answer.below("queue")
-    parent = Queue(queue.required_text("name"), max(1, queue.number("priority")))
-    subs = [SubQueue(sub.required_text("name"), max(1, sub.number("priority"))) for sub in answer.items("sub_queues")]
+    parent = Queue(queue.required_text("name"), _priority(queue))
+    subs = [SubQueue(sub.required_text("name"), _priority(sub)) for sub in answer.items("sub_queues")]
     token = answer.text("git_token")
     return Registration(
         redis=_redis(answer.below("redis")),
@@ -192,12 +197,16 @@ def _registration(answer: _Fields) -> Registration:
     )
 
 
+def _priority(queue: _Fields) -> int:
+    return max(1, queue.number("priority", 1, _MOST))
+
+
 def _redis(redis: _Fields) -> ServerRedis:
     found = ServerRedis(
         addr=redis.required_text("addr"),
         username=redis.text("username"),
         password=Secret(redis.text("password")),
-        db=redis.number("db"),
+        db=redis.number("db", -1, _MOST),
         use_tls=redis.flag("use_tls"),
     )
     if found.addr:
@@ -211,7 +220,7 @@ def _redis(redis: _Fields) -> ServerRedis:
 
 
 def _deployment(deployment: _Fields) -> Deployment:
-    mode, seconds = deployment.text("mode"), deployment.number("startup_timeout_secs")
+    mode, seconds = deployment.text("mode"), deployment.number("startup_timeout_secs", -1, _LONGEST_STARTUP_SECONDS)
     known = next((known for known in _MODES if known == mode), None)
     if mode and not known:
         deployment.reject("mode", f"an unknown mode (known are {' and '.join(_MODES)})")
