@@ -155,7 +155,7 @@ def stored_seconds(value: bytes | None) -> int | None:
     digits = _digits(value)
     if digits is None:
         return None
-    return int(digits) if len(digits) < len(_MOST_SECONDS) else MOST_SECONDS
+    return min(int(digits), MOST_SECONDS) if len(digits) <= len(_MOST_SECONDS) else MOST_SECONDS
 
 
 def stored_nanoseconds(value: bytes | None) -> int:

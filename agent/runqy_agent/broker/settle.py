@@ -111,7 +111,7 @@ class Policy:
                 return self._done(task, now)
         ttl = _countable(ttl, now)
         message.completed_at = now
-        result = outcome.result or b"" if self.store_results else b""
+        result = bytes(outcome.result or b"") if self.store_results else b""
         expires_at = now + ttl if ttl else NEVER
         values = (message.SerializeToString(), message.unique_key, expires_at, result, ttl)
         return Settled(task, "complete", values)
