@@ -207,10 +207,10 @@ class Processor(Holding):
         free = self._concurrency - len(self._held)
         eligible = set()
         for queue, route in self._routes.items():
+            if route.may_give(now) and len(route.refused) < self._concurrency:  # so what waits is bounded
+                eligible.add(queue)
             route.send_again(now)
             free += len(route.settled) + len(route.refused)
-            if route.may_give(now) and len(route.refused) < self._concurrency:
-                eligible.add(queue)
         room = free > 0 and not self._draining
         shares = self._selector.plan(free, eligible) if room else {}
         requests = []
