@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,6 +59,7 @@ class Processor(Holding):
         self._empty = asyncio.Event()
         self._doubts = Doubts()
         self._draining = False
+        self._wakes_at = math.inf
         self.exchanging = False
         self.on_health_change: Callable[[], None] | None = None
         self.serve(routes, selector)
@@ -154,6 +156,19 @@ class Processor(Holding):
                 self.exchanging = False
             self._check_empty()
 
+    def _wake_at(self, moment: float) -> None:
+        """See to it that a round comes then (monotonic seconds), also if nobody else wakes it.
+
+        A timer may be early, as the loop's idea of the time may be a little old: then that round asks for another one.
+        """
+        if moment < self._wakes_at:
+            self._wakes_at = moment
+            asyncio.get_running_loop().call_later(max(0.0, moment - self._clock.monotonic()) + 0.01, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._wakes_at = math.inf
+        self._wake.set()
+
     async def _round(self) -> None:
         if self._doubts.next_check() is not None:
             await self._resolve_doubts()
@@ -200,7 +215,7 @@ class Processor(Holding):
                 if admitted := self._admit(route, [task]):
                     self._run(route.runner, admitted)
         if (again := self._doubts.next_check()) is not None:
-            asyncio.get_running_loop().call_later(max(0.0, again - self._clock.monotonic()) + 0.01, self._wake.set)
+            self._wake_at(again)
 
     def _plan(self) -> list[Exchange]:
         now = self._clock.monotonic()
@@ -210,6 +225,8 @@ class Processor(Holding):
             if route.may_give(now) and len(route.refused) < self._concurrency:  # so what waits is bounded
                 eligible.add(queue)
             route.send_again(now)
+            if route.refused or route.not_before > now or route.take_not_before > now:
+                self._wake_at(route.due_later(now))
             free += len(route.settled) + len(route.refused)
         room = free > 0 and not self._draining
         shares = self._selector.plan(free, eligible) if room else {}
@@ -228,8 +245,8 @@ class Processor(Holding):
         if why := answer.why_refused():
             log.error("queue %s: Redis refuses (%s), trying again in %g s", route.queue, why, REFUSED_DELAY)
             self.troubles.failed(answer.error or RuntimeError(why), route.queue)
-            asyncio.get_running_loop().call_later(REFUSED_DELAY + 0.01, self._wake.set)
-        elif request.finished or not route.settled:  # what was refused before waits there
+            self._wake.set()
+        elif not route.refused and (request.finished or not route.settled):  # what was refused before waits there
             self.troubles.worked(route.queue)
         if answer.error is not None:
             route.take_back(request)

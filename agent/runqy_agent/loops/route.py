@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,12 @@ class Route:
         """Send what was refused, if it is time. ``now`` is in monotonic seconds."""
         if self.refused and self.send_again_at <= now:
             self.settled, self.refused = self.refused + self.settled, []
+
+    def due_later(self, now: float) -> float:
+        """When there is something to do of which nobody else will tell; infinity if there is not. Monotonic seconds."""
+        moments = [self.send_again_at] if self.refused else []
+        moments += [moment for moment in (self.not_before, self.take_not_before) if moment > now]
+        return min(moments, default=math.inf)
 
     def note_answer(self, *, paused: bool, gave_less: bool) -> None:
         """What an exchange has found: whether the queue is paused, or gave less than it was asked for."""

@@ -7,7 +7,7 @@ local function done(id, key, unique_key, late, queue, lookup_prefix)
   if lookup_prefix ~= '' then redis.call('DEL', lookup_prefix .. id) end
   redis.call('DEL', key)
   if late == '' then return end
-  if redis.pcall('HSET', key, 'state', 'deleted') == 1 and redis.pcall('EXPIRE', key, late) ~= 1 then
+  if redis.pcall('HSET', key, 'deleted', '1') == 1 and redis.pcall('EXPIRE', key, late) ~= 1 then
     redis.call('DEL', key)
   end
   if lookup_prefix ~= '' then

@@ -6,4 +6,4 @@
 local fields = redis.pcall('HMGET', key, 'msg', 'pending_since', 'ttl_completed', 'ttl_archived', 'pending_timeout',
   'active_timeout', 'state')
 local state = table.remove(fields)
-local is_task = not is_wrong_type(fields) and (fields[1] or state) and state ~= 'deleted'
+local is_task = not is_wrong_type(fields) and (fields[1] or state)
