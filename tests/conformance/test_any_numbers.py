@@ -210,7 +210,7 @@ ENDLESS = Hostile({"deadline": INT64, "timeout": INT64}, {}, "active", float("in
 
 @pytest.mark.parametrize("layout", ["asynq", "flat"])
 @settings(
-    max_examples=int(os.environ.get("RUNQY_EXAMPLES") or 60),
+    max_examples=int(os.environ.get("RUNQY_EXAMPLES") or 20),
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
