@@ -20,6 +20,7 @@ from runqy_agent.loops import forwarder, janitor, recoverer
 from runqy_agent.loops import processor as processor_module
 from runqy_agent.loops.forwarder import Forwarder
 from runqy_agent.loops.janitor import Janitor
+from runqy_agent.loops.listener import Listener
 from runqy_agent.loops.processor import REFUSED_DELAY, Processor
 from runqy_agent.loops.recoverer import Recoverer
 from runqy_agent.loops.route import Route
@@ -71,7 +72,7 @@ class Echo:
 
 
 class Rig:
-    """A processor with two queues."""
+    """A processor with two queues. It is woken as by a listener: for a new task, and by nothing else."""
 
     def __init__(self, client: Any, server: RedisServer) -> None:
         self.redis = client
@@ -82,7 +83,9 @@ class Rig:
         self.connection = open_client(address)
         self.broker = Broker(self.connection, self.clock)
         policy = Policy(store_results=True)
-        self.routes = [Route(queue, 1, cast("Runner", self.runner), policy) for queue in (A, B)]
+        self.listeners = {queue: Listener(queue) for queue in (A, B)}
+        runner = cast("Runner", self.runner)
+        self.routes = [Route(queue, 1, runner, policy, listener=self.listeners[queue]) for queue in (A, B)]
         weights = WeightedShares([(A, 1), (B, 1)])
         self.processor = Processor(self.broker, self.clock, self.routes, CONCURRENCY, weights)
 
@@ -96,7 +99,7 @@ class Rig:
     def enqueue(self, queue: str, number: int) -> None:
         for _ in range(number):
             self.tasks.enqueue(queue, b"{}")
-        self.processor.wake()
+        self.listeners[queue].tell()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -224,7 +224,8 @@ class Processor(Holding):
         for queue, route in self._routes.items():
             if route.may_give(now) and len(route.refused) < self._concurrency:  # so what waits is bounded
                 eligible.add(queue)
-            route.send_again(now)
+            if route.send_again(now):
+                self._wake.set()  # once it is written, this queue may give tasks again
             if route.refused or route.not_before > now or route.take_not_before > now:
                 self._wake_at(route.due_later(now))
             free += len(route.settled) + len(route.refused)

@@ -66,10 +66,12 @@ class Route:
         self.refused.append(settled)
         self.send_again_at = again_at
 
-    def send_again(self, now: float) -> None:
-        """Send what was refused, if it is time. ``now`` is in monotonic seconds."""
-        if self.refused and self.send_again_at <= now:
+    def send_again(self, now: float) -> bool:
+        """Send what was refused, if it is time. ``now`` is in monotonic seconds. Returns whether there is some."""
+        is_time = bool(self.refused) and self.send_again_at <= now
+        if is_time:
             self.settled, self.refused = self.refused + self.settled, []
+        return is_time
 
     def due_later(self, now: float) -> float:
         """When there is something to do of which nobody else will tell; infinity if there is not. Monotonic seconds."""

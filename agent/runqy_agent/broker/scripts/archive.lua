@@ -2,8 +2,8 @@
 -- KEYS: [11] archived (see exchange.lua).
 -- Arguments: id, key (its hash), msg, now (unix s), ttl (s; 0: never), lookup_prefix.
 local function archive(id, key, msg, now, ttl, lookup_prefix)
-  store(key, msg, 'state', 'archived')
   if lookup_prefix ~= '' and ttl ~= '0' then redis.call('EXPIRE', lookup_prefix .. id, ttl) end
+  store(key, msg, 'state', 'archived')
   redis.call('ZADD', KEYS[11], now, id)
 end
 

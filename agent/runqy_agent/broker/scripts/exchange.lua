@@ -1,8 +1,8 @@
 -- exchange: finish a batch of tasks of one queue and take the next ones, in one atomic step and one round trip.
 -- Every finishing step stands in a file of its own and changes nothing for a task this worker no longer holds.
 -- What Redis refuses in the middle of a script is not rolled back by it. So each task is a step of its own: it leaves
--- active first, which can be undone, and its lease last; where Redis refuses a part of it, it is where it was, active
--- and leased, and the step can be made again. A refusal for one task is its status and stops no other; taking comes
+-- active first, which can be undone, and its lease last; its hash is changed when nothing more can be refused. Where Redis
+-- refuses a part of it, it is where it was, active and leased, and the step can be made again. A refusal for one task is its status and stops no other; taking comes
 -- last, whole or not at all.
 -- KEYS: [1] pending, [2] active, [3] lease, [4] paused, [5] processed, [6] processed of the day, [7] failed,
 --       [8] failed of the day, [9] completed, [10] retry, [11] archived
@@ -81,9 +81,6 @@ local function finish(at)
   local written, why = pcall(write, at)
   if not written then
     rejoin(id, ends)
-    if ARGV[at] ~= 'requeue' and type(redis.pcall('HGET', task_prefix .. id, 'state')) == 'string' then
-      redis.pcall('HSET', task_prefix .. id, 'state', 'active')
-    end
     error(why, 0)
   end
   end_lease(id)

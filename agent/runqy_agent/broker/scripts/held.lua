@@ -25,7 +25,7 @@ local function end_lease(id)
   redis.call('ZREM', lease, id)
 end
 
--- lease_all: ids get a lease; join_all follows, or unlease_all.
+-- lease_all: ids get a lease; join_all follows, or leave_all.
 -- Arguments: ids, lease_until (unix s).
 local function lease_all(ids, lease_until)
   local pairs = {}
@@ -33,15 +33,15 @@ local function lease_all(ids, lease_until)
   redis.call('ZADD', lease, unpack(pairs))
 end
 
--- unlease_all: undo lease_all.
+-- leave_all: undo lease_all and join_all, whether that was made or refused.
 -- Arguments: ids.
-local function unlease_all(ids)
+local function leave_all(ids)
+  for _, id in ipairs(ids) do redis.pcall('LREM', active, 1, id) end
   redis.call('ZREM', lease, unpack(ids))
 end
 
 -- join_all: ids that were given a lease become active.
--- Arguments: ids, task_prefix.
-local function join_all(ids, task_prefix)
-  for _, id in ipairs(ids) do redis.call('HSET', task_prefix .. id, 'state', 'active') end
+-- Arguments: ids.
+local function join_all(ids)
   redis.call('LPUSH', active, unpack(ids))
 end

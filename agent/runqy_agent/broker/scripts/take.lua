@@ -5,6 +5,11 @@
 -- Arguments: n (how many to take), lease_until (unix s), task_prefix, queue_prefix.
 -- Returns: taken (for each task its id and its fields, see read.lua), dropped (ids without a task), repeated (second
 -- ids), paused (1 or 0).
+local function begin(ids, task_prefix)
+  join_all(ids)
+  for _, id in ipairs(ids) do redis.call('HSET', task_prefix .. id, 'state', 'active') end
+end
+
 local function take(n, lease_until, task_prefix, queue_prefix)
   if redis.call('EXISTS', KEYS[4]) == 1 then return {}, {}, {}, 1 end
   local oldest = n > 0 and redis.call('LRANGE', KEYS[1], -n, -1) or {}
@@ -30,10 +35,9 @@ local function take(n, lease_until, task_prefix, queue_prefix)
   end
   if #ids > 0 then
     lease_all(ids, lease_until)
-    local began, why = pcall(join_all, ids, task_prefix)
+    local began, why = pcall(begin, ids, task_prefix)
     if not began then
-      unlease_all(ids)
-      for _, id in ipairs(ids) do redis.pcall('HSET', task_prefix .. id, 'state', 'pending') end
+      leave_all(ids)
       error(why, 0)
     end
   end

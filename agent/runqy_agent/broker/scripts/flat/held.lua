@@ -24,7 +24,7 @@ end
 -- Arguments: id.
 local function end_lease(id) end
 
--- lease_all: ids become active with a lease; join_all follows, or unlease_all.
+-- lease_all: ids become active with a lease; join_all follows, or leave_all.
 -- Arguments: ids, lease_until (unix s).
 local function lease_all(ids, lease_until)
   local pairs = {}
@@ -33,17 +33,16 @@ local function lease_all(ids, lease_until)
   redis.call('ZADD', active, unpack(pairs))
 end
 
--- unlease_all: undo lease_all.
+-- leave_all: undo lease_all and join_all, whether that was made or refused.
 -- Arguments: ids.
-local function unlease_all(ids)
+local function leave_all(ids)
   redis.call('ZREM', active, unpack(ids))
 end
 
 -- join_all: a client may use the id of an older task again, which must not be forwarded or deleted as that older one:
 -- so it leaves the sets where that may stand.
 -- KEYS: [9] completed, [10] retry, [11] archived (see exchange.lua).
--- Arguments: ids, task_prefix.
-local function join_all(ids, task_prefix)
-  for _, id in ipairs(ids) do redis.call('HSET', task_prefix .. id, 'state', 'active') end
+-- Arguments: ids.
+local function join_all(ids)
   for set = 9, 11 do redis.call('ZREM', KEYS[set], unpack(ids)) end
 end
