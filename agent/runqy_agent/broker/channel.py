@@ -7,6 +7,7 @@ costs more than everything else the worker does for a task. Here its connection 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from runqy_agent.broker.connection import Client
 
 
+IDLE_SECONDS = 0.5
+"""After this time without use a connection is looked at before it is used: the server may have closed it."""
+
+
 class Channel:
     """A connection of its own, opened when first used and again after an error.
 
@@ -34,6 +39,7 @@ class Channel:
         """Use the connection settings of a client that nobody else uses."""
         self._pool = client.connection_pool
         self._connection: AbstractConnection | None = None
+        self._used_at = 0.0
         self.busy = False
 
     async def call(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -66,15 +72,18 @@ class Channel:
         return replies
 
     async def _connected(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is not None and connection.is_connected:
+        connection, now = self._connection, time.monotonic()
+        idle, self._used_at = now - self._used_at, now
+        if connection is not None and connection.is_connected and idle < IDLE_SECONDS:
             return connection
-        await self._drop()
         try:
-            connection = cast("AbstractConnection", await self._pool.get_connection())
+            if connection is None or not connection.is_connected:
+                await self._drop()
+                connection = self._connection = cast("AbstractConnection", await self._pool.get_connection())
+            else:
+                await self._pool.ensure_connection(connection)
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise NotDoneError(str(error) or type(error).__name__) from error
-        self._connection = connection
         return connection
 
     async def _reply(self, connection: AbstractConnection) -> Any:
