@@ -350,6 +350,14 @@ def test_health_gives_up_on_a_unit_that_systemd_keeps_restarting(
     assert found.json["reason"].endswith("systemd has restarted it 3 times meanwhile")
 
 
+def test_with_an_address_a_configuration_that_cannot_be_read_does_not_matter(
+    worker: Worker, ask: Callable[..., Answer], run: Callable[..., Answer], tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.yml")
+    assert ask("health", "-c", missing).code == 0
+    assert run("health", "-c", missing).code == 2
+
+
 # drain
 
 

@@ -286,6 +286,27 @@ def test_warnings_and_errors_have_room_where_others_have_none(
 
 
 @pytest.mark.usefixtures("root_logger")
+def test_standard_error_that_is_a_file_is_not_waited_for_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root_logger: logging.Logger
+) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        configure_logging(LogSettings(format="text"), Redactor())
+        assert isinstance(root_logger.handlers[0], QueuedHandler)
+
+
+def test_a_log_that_is_configured_anew_leaves_no_thread_behind(pipe: Pipe, root_logger: logging.Logger) -> None:
+    for _ in range(3):
+        configured(pipe).info("x")
+        threads = [thread for thread in threading.enumerate() if thread.name == "log" and thread.is_alive()]
+        mine = root_logger.handlers[0]._writer._thread  # type: ignore[attr-defined]
+        for thread in threads:
+            if thread is not mine:
+                thread.join(PATIENCE)
+        assert [thread for thread in threads if thread.is_alive()] == [mine]
+
+
+@pytest.mark.usefixtures("root_logger")
 def test_in_memory_a_line_is_there_at_once() -> None:
     stream = io.StringIO()
     configure_logging(LogSettings(format="text"), Redactor(), stream)

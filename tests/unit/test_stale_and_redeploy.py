@@ -61,6 +61,14 @@ def test_redeploy_waits_for_the_one_that_it_asked_for(worker: Worker, capsys: py
     assert worker.asked == ["/redeploy"]
 
 
+def test_the_end_of_an_earlier_one_is_not_what_it_waits_for(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [progress(1, inference=FAILED)] * 4  # before, when it is asked, and before it has begun
+    answers = iter([*steps, progress(2, inference=SWITCHED)])
+    worker.answer = lambda: worker_status(**next(answers))
+    assert redeploy(worker, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["results"] == {"inference": SWITCHED}
+
+
 @pytest.mark.parametrize("result", [FAILED, REFUSED])
 def test_redeploy_is_one_if_a_queue_does_not_serve_what_it_should_and_says_why(
     result: dict[str, str], worker: Worker, capsys: pytest.CaptureFixture[str]
