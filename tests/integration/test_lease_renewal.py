@@ -26,7 +26,7 @@ from stage import Stage, until
 from task_kit import NOW, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pytest
     import redis
@@ -60,7 +60,7 @@ def test_a_lease_survives_two_failed_rounds_and_nobody_takes_over_what_was_renew
 def test_a_worker_uses_these_intervals() -> None:
     config = load_config(environ={"RUNQY_REDIS_ADDRESS": "127.0.0.1:1"}, server_required=False)
     clients: Any = type("NoSentinels", (), {"watches_sentinels": lambda _: False})()
-    loops = make_loops(config, None, None, Clock(), [], clients=clients)  # type: ignore[arg-type]
+    loops = make_loops(config, Broker(None, Clock()), None, Clock(), [], clients=clients)  # type: ignore[arg-type]
     intervals = {loop.name: loop.interval for loop in (loops.leases, *loops.background) if hasattr(loop, "interval")}
     assert intervals == {"leases": 5.0, "deadlines": 0.25, "forwarder": 5.0, "recoverer": 60.0, "janitor": 8.0}
 
@@ -89,6 +89,11 @@ class Processor:
     def __init__(self, held: Sequence[TakenTask]) -> None:
         self.held = held
         self.given_up: list[tuple[str, str]] = []
+
+    @staticmethod
+    def each(tasks: Sequence[TakenTask], step: Callable[[TakenTask], None]) -> None:
+        for task in tasks:
+            step(task)
 
     def lost(self, tasks: Sequence[TakenTask], why: str) -> None:
         self.given_up += [(task.id, why) for task in tasks]

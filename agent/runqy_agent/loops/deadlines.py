@@ -28,9 +28,9 @@ class Deadlines(PeriodicLoop):
     async def round(self) -> None:
         """Look at every task once."""
         now = self._clock.monotonic()
+        over = [task for task in self._processor.running if task.deadline <= now]
 
-        def look_at(task: TakenTask) -> None:
-            if task.deadline <= now:
-                self._processor.cut_off(task, Failure(task.deadline_error(now)))
+        def end(task: TakenTask) -> None:
+            self._processor.cut_off(task, Failure(task.deadline_error(now)))
 
-        self._processor.each(self._processor.running, look_at)
+        self._processor.each(over, end)
