@@ -14,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runqy_agent.child_environment import secrets_in
 from runqy_agent.deployment.files import advice_on_output
@@ -90,26 +90,21 @@ async def run(command: Command) -> str:
         ) from refused
     secrets = (*command.secrets, *secrets_in(command.env))
     latest = bytearray()
+    pipes = (process.stdout, process.stderr)
+    tails = [asyncio.ensure_future(_tail(pipe, command.keep, secrets, latest)) for pipe in pipes]
+    ended = asyncio.ensure_future(process.wait())
     reporting = asyncio.ensure_future(_report(command, latest, secrets))
     try:
-        stdout, stderr, code = await asyncio.wait_for(
-            asyncio.gather(
-                _tail(process.stdout, command.keep, secrets, latest),
-                _tail(process.stderr, command.keep, secrets, latest),
-                process.wait(),
-            ),
-            command.seconds,
-        )
-    except asyncio.TimeoutError:
-        await _end_group(process)
-        raise command.error(
-            f"{command.purpose} failed: {command.name} was stopped because it took longer than {command.seconds:g} s"
-        ) from None
-    except BaseException:
-        await _end_group(process)
-        raise
+        _, unfinished = await asyncio.wait({*tails, ended}, timeout=command.seconds)
+        if unfinished:
+            why = f"{command.name} was stopped because it took longer than {command.seconds:g} s"
+            raise command.error(f"{command.purpose} failed: {why}")
     finally:
         reporting.cancel()
+        if not (ended.done() and all(tail.done() for tail in tails)):
+            await _end_group(process)
+        await _settle(process, [*tails, ended])
+    stdout, stderr, code = (*(tail.result() for tail in tails), ended.result())
     out, err = (redact(raw.decode(errors="replace"), secrets) for raw in (stdout, stderr))
     for line in err.splitlines():
         log.debug("%s: %s", command.name, line)
@@ -155,7 +150,9 @@ async def _start(command: Command) -> asyncio.subprocess.Process:
     except asyncio.CancelledError:
         await asyncio.wait({starting})
         if not starting.cancelled() and starting.exception() is None:
-            await _end_group(starting.result())
+            process = starting.result()
+            await _end_group(process)
+            await _settle(process, [asyncio.ensure_future(process.wait())])
         raise
 
 
@@ -204,6 +201,18 @@ def _cut(output: bytes, at: int, secrets: Sequence[bytes]) -> bytes:
         blank = _WHITE_SPACE.search(output, at)
         at = blank.end() if blank else len(output)
     return output[at:]
+
+
+async def _settle(process: asyncio.subprocess.Process, waiting: Sequence[asyncio.Future[Any]]) -> None:
+    """Leave nothing behind of a command that has ended for which the event loop would complain when it is closed.
+
+    What is in the pipes still is read, so that they close; a process that has left the group may hold them open.
+    """
+    await asyncio.wait(waiting, timeout=_TERM_GRACE)
+    for future in waiting:
+        future.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:
