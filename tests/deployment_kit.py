@@ -66,13 +66,14 @@ class Repo:
         return self.git("rev-parse", "HEAD")
 
 
-def make_wheel(directory: Path, name: str, version: str = "1.0") -> Path:
+def make_wheel(directory: Path, name: str, version: str = "1.0", requires: str = "") -> Path:
     """A wheel of one module ``name`` with ``VERSION`` in it."""
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
     directory.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": f"VERSION = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = []

@@ -158,6 +158,18 @@ def test_what_a_uv_lock_says_is_installed_and_a_new_lock_makes_a_new_environment
     assert second.environment != first.environment
 
 
+def test_an_override_in_a_lock_beats_what_a_package_itself_requires(lock_bench: LockBench) -> None:
+    bench = lock_bench
+    make_wheel(bench.wheels, "needy", requires="tinypkg==1.0")
+    make_wheel(bench.wheels, "tinypkg", "2.0")
+    bench.project("needy", more='[tool.uv]\noverride-dependencies = ["tinypkg==2.0"]\n')
+    bench.uv("lock")
+    bench.repo.commit()
+    release = bench.bring()
+    assert version_in(release) == "2.0"
+    assert packages_in(release) == {"needy", "tinypkg"}
+
+
 def test_a_package_that_is_not_the_one_locked_is_refused(lock_bench: LockBench) -> None:
     lock_bench.project("tinypkg>=1")
     lock_bench.uv("lock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,6 +178,59 @@ def test_a_changed_mode_asks_for_a_restart_and_the_old_one_serves_on(scene: Scen
     assert (code, answer["results"]["inference"]["outcome"]) == (1, "failed")
     assert answer["restart"] == ["the mode of queue inference is one_shot now"]
     scene.serves(HIGH)
+    assert agent.terminate() == 0
+
+
+def test_a_vault_value_that_was_rotated_reaches_the_process_without_a_restart_of_the_worker(scene: Scene) -> None:
+    show = AUTHOR.replace('task["queue"]', 'os.environ["DATABASE_PASSWORD"]')
+    scene.repository.commit({"main.py": show})
+    scene.definition.vaults = {"DATABASE_PASSWORD": "first-hush-1"}
+    agent = scene.agent()
+
+    def password() -> bytes | None:
+        task = scene.stage.client.enqueue(HIGH, b"0")
+        scene.stage.until_state(HIGH, task, "completed")
+        info = scene.stage.client.info(HIGH, task)
+        assert info is not None
+        return info.result
+
+    assert password() == b'"first-hush-1"'
+    scene.definition.vaults = {"DATABASE_PASSWORD": "second-hush-2"}
+    code, answer = scene.redeploy()
+    assert (code, answer["results"]["inference"]["outcome"]) == (0, "switched")
+    assert password() == b'"second-hush-2"'
+    assert "hush" not in agent.log()
+    assert agent.terminate() == 0
+
+
+def test_the_old_release_stays_until_its_last_task_has_ended_and_goes_then(scene: Scene) -> None:
+    config, gate = scene.directory / "config.yml", scene.directory / "gate"
+    config.write_text("deployment:\n  keep_releases: 1\n")
+    agent = scene.agent(config_file=config, concurrency=2)
+    first = scene.repository.git("rev-parse", "HEAD")
+    slow = scene.stage.client.enqueue(HIGH, json.dumps(str(gate)).encode())
+    until(lambda: asked("status", "--address", scene.address)["running"] == 1, "the old code works on it")
+
+    def releases() -> set[str]:
+        home = scene.directory / "deployments" / "queues" / "inference" / "releases"
+        return {path.name[:7] for path in home.iterdir() if not path.name.startswith(".")}
+
+    def change(number: int) -> None:
+        scene.repository.commit({"main.py": f"{AUTHOR}# {number}\n"})
+        assert scene.redeploy()[1]["results"]["inference"]["outcome"] == "switched"
+
+    for number in (1, 2, 3):
+        change(number)
+        assert first[:7] in releases()
+    assert len(releases()) == 3  # it, the current and the one before
+    gate.touch()
+    scene.stage.until_state(HIGH, slow, "completed")
+
+    def gone() -> bool:
+        change(int(time.monotonic_ns()))
+        return first[:7] not in releases()
+
+    until(gone, "nothing keeps it any more")
     assert agent.terminate() == 0
 
 
