@@ -11,12 +11,13 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runqy_agent.deployment import Bounds, Deployer, Release, Source
+from runqy_agent.deployment import Bounds, Deployer, Release
 from runqy_agent.errors import DeploymentError, ProcessNotReadyError, RunqyAgentError
 from runqy_agent.in_service import Progress, Result, Service
 from runqy_agent.launcher import Launcher
 from runqy_agent.process.vault_names import refused_names
 from runqy_agent.registration import register
+from runqy_agent.repair import Repair, source_of
 from runqy_agent.side_by_side import all_or_none
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Rollout:
         self._background: set[asyncio.Task[None]] = set()
         self._again = False
         self._launcher = Launcher(config, clock, redactor, output)
+        self._repair = Repair(self._deployer, redactor, self._launcher.build_variables)
 
     # The start.
 
@@ -88,7 +90,7 @@ class Rollout:
             log.warning(
                 "queue %s: the vault value %s is not set: it would change how programs are loaded", name, refused
             )
-        source = _source(registration)
+        source = source_of(registration)
         wanted = reason = ""
         try:
             release = await self._obtain(registration)
@@ -121,15 +123,16 @@ class Rollout:
     async def _start(self, service: Service) -> None:
         wanted = service.release
         reason = self._deployer.refusal(wanted, service.fingerprint)
-        if not reason or not self._stand_in(service, reason):
+        stands_in = bool(reason) and self._stand_in(service, reason)
+        if not stands_in:
             try:
                 await self._run(service)
             except ProcessNotReadyError as error:
                 reason = self._redactor.redact(str(error))
-                self._deployer.refuse(wanted, service.fingerprint, reason)
-                if not self._stand_in(service, reason):
+                stands_in = self._stand_in(service, reason)
+                if not stands_in:
                     raise
-        if service.release is not wanted:
+        if stands_in:
             try:
                 await self._run(service)
             except ProcessNotReadyError as second:
@@ -138,13 +141,19 @@ class Rollout:
         await self._deployer.activate(service.release)
 
     async def _run(self, service: Service) -> None:
-        service.runner.use(self._launcher.commands(service.registration, service.release))
-        await service.runner.start()
+        """Start the processes."""
+
+        async def start(release: Release) -> None:
+            service.release = release
+            service.runner.use(self._launcher.commands(service.registration, release))
+            await service.runner.start()
+
+        await self._repair.start(service.registration, service.release, service.fingerprint, start)
 
     def _stand_in(self, service: Service, reason: str) -> bool:
         """Let the release that was ready before serve instead. Returns whether there is one."""
         wanted = service.release
-        standing = self._deployer.standing(service.name, _source(service.registration))
+        standing = self._deployer.standing(service.name, source_of(service.registration))
         if standing is None or standing.root == wanted.root:
             return False
         self._tell(service.name, wanted.commit, standing, reason)
@@ -243,11 +252,16 @@ class Rollout:
         if reason:
             service.note(release.commit, reason)
             return Result("unchanged", old.commit, f"commit {release.commit[:12]} is not tried again: {reason}")
-        try:
+
+        async def start(release: Release) -> None:
             await service.runner.replace(self._launcher.commands(registration, release)[0])
+
+        if release.root == old.root:  # it serves well, started in another way: it is not damaged
+            release = replace(release, reused=False)
+        try:
+            release = await self._repair.start(registration, release, fingerprint, start)
         except ProcessNotReadyError as error:
             reason = self._redactor.redact(str(error))
-            self._deployer.refuse(release, fingerprint, reason)
             if release.root != old.root:
                 self._deployer.let_go(release)
             service.note(release.commit, reason)
@@ -272,7 +286,7 @@ class Rollout:
         """Fetch and build what the server asks for."""
         return await self._deployer.prepare(
             registration.queue.name,
-            _source(registration),
+            source_of(registration),
             git_token=registration.git_token,
             variables=self._launcher.build_variables(registration),
         )
@@ -283,8 +297,3 @@ class Rollout:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _source(registration: Registration) -> Source:
-    deployment = registration.deployment
-    return Source(deployment.git_url, deployment.branch, deployment.code_path, deployment.requirements_file)

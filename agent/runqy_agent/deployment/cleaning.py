@@ -9,7 +9,7 @@ from runqy_agent.deployment.environment import EnvironmentStore
 from runqy_agent.deployment.files import locked_if_free, remove_leftovers, remove_tree
 from runqy_agent.deployment.git import remove_stale_locks
 from runqy_agent.deployment.holds import unless_held
-from runqy_agent.deployment.releases import is_whole, release_directories
+from runqy_agent.deployment.releases import environments_in_use, is_whole, release_directories
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +41,6 @@ def clean_up(root: Path) -> None:
                     log.info("removing the release %s, which is not whole", path.name)
                     remove_tree(path)
     for directory in (root / "environments", root / "tools"):
-        EnvironmentStore(directory).remove_interrupted()
+        EnvironmentStore(directory).remove_interrupted(lambda: environments_in_use(root))
     for repository in root.glob("repositories/*"):
         remove_stale_locks(repository)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,17 +14,21 @@ import msgspec
 
 from runqy_agent.deployment.bounds import Bounds
 from runqy_agent.deployment.cleaning import clean_up, clean_up_if_free
-from runqy_agent.deployment.dependencies import Selection, find_dependencies
-from runqy_agent.deployment.environment import EnvironmentStore, build_environment, plan_environment
+from runqy_agent.deployment.environment import EnvironmentStore, build_environment
 from runqy_agent.deployment.files import explain, locked, remove_tree
 from runqy_agent.deployment.git import MissingRefError, Repository, Resolved, UnreachableError, repository_name
 from runqy_agent.deployment.git_access import NO_REDIRECTS, prepare_access
 from runqy_agent.deployment.holds import hold
 from runqy_agent.deployment.in_flight import InFlight
 from runqy_agent.deployment.interpreter import find_python
+from runqy_agent.deployment.order import Order
 from runqy_agent.deployment.refusals import Refusals
-from runqy_agent.deployment.releases import ReleaseRecord, ReleaseStore, StoredRelease, every_release
-from runqy_agent.deployment.source import Source, check_branch, check_code_path, is_full_commit, parse_location
+from runqy_agent.deployment.releases import (
+    ReleaseRecord,
+    ReleaseStore,
+    StoredRelease,
+)
+from runqy_agent.deployment.source import Source, check_branch, check_code_path, parse_location
 from runqy_agent.deployment.staging import check_out
 from runqy_agent.deployment.submodules import Submodules
 from runqy_agent.deployment.tools import Tools
@@ -36,28 +40,10 @@ if TYPE_CHECKING:
 
     from runqy_agent.config.settings import DeploymentSettings, GitSettings, Secret
     from runqy_agent.deployment.environment import EnvironmentPlan
-    from runqy_agent.deployment.interpreter import Interpreter
     from runqy_agent.deployment.release import Release
     from runqy_agent.deployment.source import Location
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One deployment: the queue, the source, and what both came to today."""
-
-    queue: str
-    source: Source
-    resolved: Resolved
-    interpreter: Interpreter
-    variables: Mapping[str, str] = field(repr=False)
-    git_token: Secret | None = None
-
-    @property
-    def commit(self) -> str:
-        """The commit asked for, in full, if that is known before it is fetched."""
-        return self.resolved.commit if is_full_commit(self.resolved.commit) else ""
 
 
 class Deployer:
@@ -131,7 +117,9 @@ class Deployer:
                 raise resolved
         except OSError as failed:
             raise explain(failed, self._root) from failed
-        return await self._prepare(_Order(queue, source, resolved, interpreter, variables or {}, git_token), repository)
+        return await self._prepare(
+            Order(self._settings, queue, source, resolved, interpreter, variables or {}, git_token), repository
+        )
 
     def _open(self, location: Location, git_token: Secret | None, settings: GitSettings) -> Repository:
         access = prepare_access(location, settings, git_token, self._root)
@@ -139,7 +127,7 @@ class Deployer:
             access = replace(access, options=(*access.options, *NO_REDIRECTS))
         return Repository(self._root / "repositories" / repository_name(location.url), access)
 
-    def _open_submodule(self, git_url: str, order: _Order) -> Repository:
+    def _open_submodule(self, git_url: str, order: Order) -> Repository:
         """Access to a submodule's repository. The token is for the host of the repository itself, and for no other."""
         self._bounds.check_repository(git_url)
         location = parse_location(git_url)
@@ -147,6 +135,49 @@ class Deployer:
             return self._open(location, order.git_token, self._git)
         without = msgspec.structs.replace(self._git, token=None, token_file="")
         return self._open(location, None, without)
+
+    async def rebuild(
+        self,
+        release: Release,
+        source: Source,
+        *,
+        git_token: Secret | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Release:
+        """Build a release afresh, beside the one there is, from which nothing is started any more.
+
+        Args:
+            release: did not become ready though it was there already; it is let go.
+            source: where its repository is.
+            git_token: as for ``prepare``.
+            variables: as for ``prepare``.
+
+        Returns:
+            The new one, held.
+
+        Raises:
+            DeploymentError: it cannot be built; the old one stays.
+        """
+        self.let_go(release)
+        location = parse_location(source.git_url)
+        try:
+            repository = self._open(location, git_token, self._git)
+            interpreter = await find_python(self._settings.python)
+            source = Source(location.url, release.branch, release.code_path, source.requirements_file)
+            resolved = Resolved(release.commit)
+            order = Order(self._settings, release.queue, source, resolved, interpreter, variables or {}, git_token)
+            store = ReleaseStore(self._root, release.queue)
+            async with locked(self._root / ".lock"):
+                await asyncio.to_thread(clean_up, self._root)
+                stored, plan = await self._make(order, store, repository, fresh=True)
+                await self._build(order, plan, stored.record.environment_name)
+                await asyncio.to_thread(store.supersede, stored)
+                held = self._held(order, stored, reused=False)
+        except OSError as failed:
+            raise explain(failed, self._root) from failed
+        if held is None:
+            raise DeploymentError(f"the release {stored.path.name} of the queue {order.queue} vanished; try again")
+        return held
 
     def standing(self, queue: str, source: Source) -> Release | None:
         """What can serve when new code cannot: see ``UsableReleases.standing``."""
@@ -174,8 +205,8 @@ class Deployer:
                         raise DeploymentError(f"the release {path.name} of the queue {release.queue} is gone")
                     store.activate(stored, release.branch)
                     log.info("the release %s of the queue %s is current", path.name, release.queue)
-                    await asyncio.to_thread(self._prune, store)
-            Refusals(store.home).forget(path.name)
+                    await asyncio.to_thread(self._usable.prune, store, self._settings.keep_releases)
+            Refusals(store.home).forget(release.name)
         except OSError as failed:
             raise explain(failed, self._root) from failed
 
@@ -188,24 +219,24 @@ class Deployer:
             reason: why it failed, without secrets.
         """
         home = ReleaseStore(self._root, release.queue).home
-        Refusals(home).add(release.root.parent.name, release.commit, fingerprint, reason)
+        Refusals(home).add(release.name, release.commit, fingerprint, reason)
 
     def refusal(self, release: Release, fingerprint: str) -> str:
         """Why this release was refused when it was started in this way; empty if it was not."""
-        return Refusals(ReleaseStore(self._root, release.queue).home).reason(release.root.parent.name, fingerprint)
+        return Refusals(ReleaseStore(self._root, release.queue).home).reason(release.name, fingerprint)
 
     async def _clean_up_once(self) -> None:
         if not self._cleaned:
             self._cleaned = True
             await asyncio.to_thread(clean_up_if_free, self._root)
 
-    async def _prepare(self, order: _Order, repository: Repository) -> Release:
+    async def _prepare(self, order: Order, repository: Repository) -> Release:
         """Find the release wanted, or make it. Every error says which commit that was."""
         store = ReleaseStore(self._root, order.queue)
         try:
             current = store.current()
             for stored in [*([current] if current else []), *store.all()]:
-                if self._plan_of(stored, order) and (release := self._held(order, stored)):
+                if order.plan_of(stored) and (release := self._held(order, stored)):
                     return release
             async with locked(self._root / ".lock"):
                 return await self._renew(order, store, repository)
@@ -220,43 +251,45 @@ class Deployer:
             error.commit = order.commit
             raise error from failed
 
-    async def _renew(self, order: _Order, store: ReleaseStore, repository: Repository) -> Release:
+    async def _renew(self, order: Order, store: ReleaseStore, repository: Repository) -> Release:
         """Find or make the release wanted, and build its environment. Needs the lock."""
         await asyncio.to_thread(clean_up, self._root)
-        candidates = ((stored, self._plan_of(stored, order)) for stored in store.all())
-        found = next(((stored, plan) for stored, plan in candidates if plan), None)
+        candidates = [stored for stored in store.all() if self._usable.may_build(stored.record.environment_name)]
+        found = next(((stored, plan) for stored in candidates if (plan := order.plan_of(stored))), None)
         held = hold(found[0].path) if found else None
         # Also here, since code that never becomes ready is never activated, and must not fill the disk.
-        await asyncio.to_thread(self._prune, store)
+        await asyncio.to_thread(self._usable.prune, store, self._settings.keep_releases)
         stored, plan = found or await self._make(order, store, repository)
         try:
-            await self._build(order, plan)
+            await self._build(order, plan, stored.record.environment_name)
         except DeploymentError as failed:
             failed.commit = stored.record.commit
             raise
-        release = self._held(order, stored)
+        await asyncio.to_thread(store.supersede, stored)
+        release = self._held(order, stored, reused=found is not None)
         if held is not None:
             held.close()
         if release is None:
             raise DeploymentError(f"the release {stored.path.name} of the queue {order.queue} vanished; try again")
         return release
 
-    async def _build(self, order: _Order, plan: EnvironmentPlan) -> None:
+    async def _build(self, order: Order, plan: EnvironmentPlan, name: str) -> None:
         for note in plan.dependencies.notes:
             log.warning("queue %s: %s", order.queue, note)
-        if not self._environments.is_usable(plan.key):
+        if not self._environments.is_usable(name):
             recipe = await self._tools.recipe(plan)
-            await build_environment(plan, self._environments.path(plan.key), recipe)
+            await build_environment(plan, self._environments.path(name), recipe)
 
     async def _make(
-        self, order: _Order, store: ReleaseStore, repository: Repository
+        self, order: Order, store: ReleaseStore, repository: Repository, *, fresh: bool = False
     ) -> tuple[StoredRelease, EnvironmentPlan]:
+        """Fetch a release and give it an environment's name; one that nothing has if it is to be ``fresh``."""
         source = order.source
         log.info("fetching %s of %s", source.branch, source.git_url)
         staging = await asyncio.to_thread(store.stage)
 
         def plan_staged(commit: str) -> EnvironmentPlan:
-            return self._plan(staging / "code", commit, order)
+            return order.plan(staging / "code", commit)
 
         submodules = None
         if self._settings.submodules:
@@ -265,42 +298,14 @@ class Deployer:
             commit, plan = await check_out(
                 repository, order.resolved, staging, source.code_path, plan_staged, submodules=submodules
             )
-            record = ReleaseRecord(commit, source.branch, source.git_url, source.code_path, plan.key, time.time())
+            name = self._usable.environment_name(plan.key, fresh=fresh)
+            record = ReleaseRecord(commit, source.branch, source.git_url, source.code_path, plan.key, time.time(), name)
             stored = await asyncio.to_thread(store.publish, staging, record)
         except BaseException:
             await asyncio.to_thread(remove_tree, staging)
             raise
-        return stored, self._plan(stored.code, commit, order)
+        return stored, order.plan(stored.code, commit)
 
-    def _plan(self, code: Path, commit: str, order: _Order) -> EnvironmentPlan:
-        settings, source = self._settings, order.source
-        chosen = Selection(tuple(settings.extras), tuple(settings.groups), source.requirements_file, order.variables)
-        dependencies = find_dependencies(code, source.code_path, order.interpreter.version, chosen)
-        if settings.submodules and (code / ".gitmodules").is_file():
-            dependencies = replace(dependencies, inputs=dependencies.inputs | {"submodules": "checked out"})
-        origin = f"{order.queue} {commit} {source.code_path}"  # as many as there are releases
-        return plan_environment(
-            settings, order.interpreter, dependencies, origin, commit=commit, variables=order.variables
-        )
-
-    def _plan_of(self, stored: StoredRelease, order: _Order) -> EnvironmentPlan | None:
-        """The plan of a release's environment, if the release is what is asked for."""
-        record, source = stored.record, order.source
-        if (record.git_url, record.code_path) != (source.git_url, source.code_path):
-            return None
-        if not order.resolved.matches(record.commit):
-            return None
-        plan = self._plan(stored.code, record.commit, order)
-        return plan if plan.key == record.environment else None
-
-    def _held(self, order: _Order, stored: StoredRelease) -> Release | None:
-        return self._usable.hold(order.queue, stored, order.source.branch)
-
-    def _prune(self, store: ReleaseStore) -> None:
-        store.prune(self._settings.keep_releases, self._usable.is_usable)
-        left = list(every_release(self._root))
-        self._environments.prune(record.environment for record in left)
-        repositories = {repository_name(record.git_url) for record in left}
-        for path in (self._root / "repositories").glob("*"):
-            if path.name not in repositories:
-                remove_tree(path)
+    def _held(self, order: Order, stored: StoredRelease, *, reused: bool = True) -> Release | None:
+        held = self._usable.hold(order.queue, stored, order.source.branch)
+        return replace(held, reused=reused) if held else None

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from runqy_agent.child_environment import BUILD, NO_PROMPTS, SHORTEST_SECRET, inherit
 from runqy_agent.deployment.commands import Command, run
-from runqy_agent.deployment.files import advice_on_space, flush, remove_tree, write_atomically
+from runqy_agent.deployment.files import advice_on_space, flush, free_name, generation, remove_tree, write_atomically
 from runqy_agent.errors import EnvironmentBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from runqy_agent.config.settings import DeploymentSettings
     from runqy_agent.deployment.interpreter import Interpreter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MARKER = ".complete"
-_NAME_LENGTH = 20
+NAME_LENGTH = 20
 _CREATE_SECONDS = 600.0
 _SMALLEST_BYTES = 32 * 1024 * 1024  # what an environment takes with nothing but pip in it, and a little more
 _REPORT_SECONDS = 5.0
@@ -148,26 +148,41 @@ class EnvironmentStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def path(self, key: str) -> Path:
-        """Where the environment with this key is, or would be."""
-        return self.directory / key[:_NAME_LENGTH]
+    def path(self, name: str) -> Path:
+        """Where the environment of this name is, or would be."""
+        return self.directory / name
 
-    def is_usable(self, key: str) -> bool:
+    def name_for(self, key: str) -> str:
+        """The name of the newest usable environment with this key; if there is none, the name for a new one."""
+        found = [name for name in self._names(key) if self.is_usable(name)]
+        return found[-1] if found else key[:NAME_LENGTH]
+
+    def new_name(self, key: str) -> str:
+        """A name for an environment with this key that no environment has."""
+        names = self._names(key)
+        return free_name(key[:NAME_LENGTH], names)
+
+    def is_usable(self, name: str) -> bool:
         """Whether the environment was built to its end and its interpreter is still there."""
-        return bool(key) and is_built(self.path(key))
+        return bool(name) and is_built(self.path(name))
 
-    def remove_interrupted(self) -> None:
-        """Remove environments that were not built to their end."""
+    def _names(self, key: str) -> list[str]:
+        """The names of the environments with this key, the newest last."""
+        base = key[:NAME_LENGTH]
+        return sorted((path.name for path in self.directory.glob(f"{base}*")), key=generation)
+
+    def remove_interrupted(self, in_use: Callable[[], Collection[str]]) -> None:
+        """Remove environments that were not built to their end. Of the names in use, somebody has lost the mark."""
         for path in self.directory.iterdir() if self.directory.is_dir() else ():
-            if not (path / _MARKER).is_file():
+            if not (path / _MARKER).is_file() and path.name not in in_use():
                 log.info("removing the environment %s, which was not built to its end", path.name)
                 remove_tree(path)
 
-    def prune(self, keys: Iterable[str]) -> None:
-        """Remove all environments but those with the given keys."""
-        kept = {self.path(key).name for key in keys}
+    def prune(self, needed: Collection[str]) -> None:
+        """Remove all environments but those whose names begin with one of these."""
+        kept = tuple(needed)
         for path in self.directory.iterdir() if self.directory.is_dir() else ():
-            if path.name not in kept:
+            if not path.name.startswith(kept):
                 log.info("removing the environment %s, which no release needs any more", path.name)
                 remove_tree(path)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runqy_agent.errors import DeploymentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Collection, Iterator
     from pathlib import Path
 
 _TEMPORARY = ".tmp-"
@@ -35,6 +35,17 @@ def temporary_sibling(path: Path) -> Path:
     return path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
 
 
+def generation(name: str) -> int:
+    """Which one of several that stand for the same thing a name means: ``abc`` is 0, ``abc.2`` is 2."""
+    number = name.partition(".")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def free_name(base: str, taken: Collection[str]) -> str:
+    """``base``, or with the next number if that or a later one is taken."""
+    return f"{base}.{max(map(generation, taken)) + 1}" if taken else base
+
+
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that it is there whole, on the disk, or not at all."""
     temporary = temporary_sibling(path)
@@ -50,6 +61,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 def swap_symlink(link: Path, target: str) -> None:
     """Let ``link`` point at ``target`` (relative to it), with no moment in which there is no link."""
+    if link.is_dir() and not link.is_symlink():
+        remove_tree(link)  # somebody has put it there: a link never replaces a directory
     temporary = temporary_sibling(link)
     try:
         temporary.symlink_to(target)
@@ -63,7 +76,17 @@ def remove_tree(path: Path) -> None:
     doomed = temporary_sibling(path)
     with contextlib.suppress(FileNotFoundError):
         path.rename(doomed)
-        shutil.rmtree(doomed)
+        _remove(doomed)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory, also where its author has made parts of it read-only."""
+    try:
+        shutil.rmtree(directory)
+    except PermissionError:
+        for path, _, _ in os.walk(directory):
+            os.chmod(path, 0o700)  # noqa: PTH101 - os.walk gives strings
+        shutil.rmtree(directory)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -72,7 +95,7 @@ def remove_leftovers(directory: Path) -> None:
         return
     for leftover in directory.glob(f"{_TEMPORARY}*"):
         if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
+            _remove(leftover)
         else:
             leftover.unlink(missing_ok=True)
 

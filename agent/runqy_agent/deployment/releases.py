@@ -18,8 +18,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from runqy_agent.deployment.environment import NAME_LENGTH
 from runqy_agent.deployment.files import (
     flush,
+    free_name,
     remove_tree,
     swap_symlink,
     temporary_sibling,
@@ -47,6 +49,8 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
         code_path: the directory of the code inside the checkout.
         environment: the key of its environment.
         created: when it was made, seconds since the epoch.
+        directory: the name of its environment; empty in releases from before there could be several with one key.
+        damaged: whether another one of the same was made instead: nothing is started from it any more.
     """
 
     commit: str
@@ -55,10 +59,17 @@ class ReleaseRecord(msgspec.Struct, frozen=True):
     code_path: str
     environment: str
     created: float
+    directory: str = ""
+    damaged: bool = False
+
+    @property
+    def environment_name(self) -> str:
+        """The name of its environment."""
+        return self.directory or self.environment[:NAME_LENGTH]
 
     @property
     def name(self) -> str:
-        """The directory's name. Equal names mean equal files."""
+        """The directory's name, but for the number of a further one. Equal names mean equal files."""
         name = f"{self.commit[:_SHORT]}-{self.environment[:_SHORT]}"
         if self.code_path:
             name += f"-{hashlib.sha256(self.code_path.encode()).hexdigest()[:6]}"
@@ -93,17 +104,30 @@ class ReleaseStore:
         return staging
 
     def publish(self, staging: Path, record: ReleaseRecord) -> StoredRelease:
-        """Give a staged release its name. If there is one of that name already, it stays."""
-        path = self._releases / record.name
-        if existing := _read(path):
-            remove_tree(staging)
-            return existing
+        """Give a staged release its name, with a number if there is one of that name already."""
         make_holdable(staging)
         write_atomically(staging / _RECORD, msgspec.json.encode(record))
         flush(staging)
-        remove_tree(path)
+        path = self._releases / free_name(record.name, [path.name for path in self._named(record.name)])
         staging.rename(path)
         return StoredRelease(path, record)
+
+    def supersede(self, release: StoredRelease) -> None:
+        """Remove others of the same name, which are damaged; those that somebody uses are marked, and removed later."""
+        for path in self._named(release.record.name):
+            if path == release.path:
+                continue
+            with unless_held(path) as free:
+                if free:
+                    log.info("removing the release %s, instead of which there is another one", path.name)
+                    remove_tree(path)
+                elif stored := _read(path):
+                    log.warning("the release %s is damaged, and stays as long as it is in use", path.name)
+                    record = msgspec.structs.replace(stored.record, damaged=True)
+                    write_atomically(path / _RECORD, msgspec.json.encode(record))
+
+    def _named(self, name: str) -> list[Path]:
+        return [path for path in self._releases.glob(f"{name}*") if path.name.partition(".")[0] == name]
 
     def current(self) -> StoredRelease | None:
         """The current release."""
@@ -114,9 +138,9 @@ class ReleaseStore:
         return self._linked("previous")
 
     def all(self) -> list[StoredRelease]:
-        """All releases, the newest first."""
+        """All releases that are not known to be damaged, the newest first."""
         paths = self._releases.iterdir() if self._releases.is_dir() else ()
-        releases = [release for path in paths if not path.name.startswith(".") and (release := _read(path))]
+        releases = [release for path in paths if not path.name.startswith(".") and (release := _sound(path))]
         return sorted(releases, key=lambda release: release.record.created, reverse=True)
 
     def at(self, path: Path) -> StoredRelease | None:
@@ -135,7 +159,7 @@ class ReleaseStore:
             write_atomically(release.path / _RECORD, msgspec.json.encode(record))
         current = self.current()
         if current is None or current.path != release.path:
-            if current is not None:
+            if current is not None and current.record.name != release.record.name:
                 swap_symlink(self.home / "previous", f"releases/{current.path.name}")
             swap_symlink(self.home / "current", f"releases/{release.path.name}")
 
@@ -159,7 +183,7 @@ class ReleaseStore:
             target = self._releases / link.readlink().name
         except OSError:
             return None
-        return _read(target)
+        return _sound(target)
 
 
 def directory_name(queue: str) -> str:
@@ -175,6 +199,26 @@ def every_release(root: Path) -> Iterator[ReleaseRecord]:
             yield release.record
 
 
+def environments_needed(root: Path) -> set[str]:
+    """The names of the environments of all releases, or, of one that cannot be read, how that name begins."""
+    return {_environment_of(path) for path in release_directories(root)} - {""}
+
+
+def environments_in_use(root: Path) -> set[str]:
+    """The names of the environments of releases that somebody holds."""
+    found = set()
+    for path in release_directories(root):
+        with unless_held(path) as free:
+            if not free:
+                found.add(_environment_of(path))
+    return found
+
+
+def _environment_of(path: Path) -> str:
+    release = _read(path)
+    return release.record.environment_name if release else path.name.partition("-")[2].partition("-")[0]
+
+
 def release_directories(root: Path) -> Iterator[Path]:
     """The directories of all releases of all queues, also of those that are not whole."""
     return (path for path in root.glob("queues/*/releases/*") if not path.name.startswith("."))
@@ -183,6 +227,12 @@ def release_directories(root: Path) -> Iterator[Path]:
 def is_whole(path: Path) -> bool:
     """Whether what a release consists of is there."""
     return (path / _RECORD).is_file() and (path / "code").is_dir()
+
+
+def _sound(path: Path) -> StoredRelease | None:
+    """The release at ``path``, unless it is known to be damaged."""
+    release = _read(path)
+    return None if release is None or release.record.damaged else release
 
 
 def _read(path: Path) -> StoredRelease | None:

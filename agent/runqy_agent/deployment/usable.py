@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runqy_agent.deployment.files import remove_tree
+from runqy_agent.deployment.git import repository_name
 from runqy_agent.deployment.holds import hold
 from runqy_agent.deployment.refusals import Refusals
 from runqy_agent.deployment.release import Release
-from runqy_agent.deployment.releases import ReleaseStore
+from runqy_agent.deployment.releases import ReleaseStore, environments_in_use, environments_needed, every_release
 from runqy_agent.deployment.source import parse_location
 from runqy_agent.errors import GitError
 
@@ -61,7 +63,7 @@ class UsableReleases:
         try:
             linked = [release for release in (store.current(), store.previous()) if release]
             refused = {refusal.release for refusal in Refusals(store.home).all()}
-            others = [release for release in store.all() if release.path.name not in refused]
+            others = [release for release in store.all() if release.record.name not in refused]
             for stored in (*linked, *others):
                 if is_fit(stored.record) and (release := self.hold(queue, stored, stored.record.branch)):
                     return release
@@ -74,16 +76,18 @@ class UsableReleases:
         held = hold(stored.path)
         if held is None:
             return None
-        if not self.is_usable(stored.record):  # looked at only now: what is held keeps its environment
+        record = stored.record
+        if not self.is_usable(record):  # looked at only now: what is held keeps its environment
             held.close()
             return None
-        environment = self._environments.path(stored.record.environment)
+        environment = self._environments.path(record.environment_name)
         return Release(
             queue=queue,
-            commit=stored.record.commit,
+            commit=record.commit,
             branch=branch,
             root=stored.code,
-            code_dir=stored.code / stored.record.code_path,
+            code_dir=stored.code / record.code_path,
+            code_path=record.code_path,
             environment=environment,
             python=environment / "bin" / "python",
             hold=held,
@@ -91,4 +95,22 @@ class UsableReleases:
 
     def is_usable(self, record: ReleaseRecord) -> bool:
         """Whether the environment of a release is there."""
-        return self._environments.is_usable(record.environment)
+        return self._environments.is_usable(record.environment_name)
+
+    def may_build(self, name: str) -> bool:
+        """Whether an environment is there, or may be built in its place, since nothing runs in it."""
+        return self._environments.is_usable(name) or name not in environments_in_use(self._root)
+
+    def environment_name(self, key: str, *, fresh: bool) -> str:
+        """The name of the environment that a new release gets; one that nothing has if it is to be ``fresh``."""
+        name = self._environments.name_for(key)
+        return self._environments.new_name(key) if fresh or not self.may_build(name) else name
+
+    def prune(self, store: ReleaseStore, keep: int) -> None:
+        """Remove what is too old, and environments and copies of repositories that none needs. Needs the lock."""
+        store.prune(keep, self.is_usable)
+        self._environments.prune(environments_needed(self._root))
+        repositories = {repository_name(record.git_url) for record in every_release(self._root)}
+        for path in (self._root / "repositories").glob("*"):
+            if path.name not in repositories:
+                remove_tree(path)
