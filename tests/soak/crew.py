@@ -104,12 +104,16 @@ class Crew:
         return float(psutil.Process(self.agents[0].pid).memory_info().rss) / MEBIBYTE
 
     def finish(self) -> dict[int, int]:
-        """Tell all to end, and wait for that. Returns their exit codes, also of those told before."""
+        """Tell all to end, and wait for that. Returns their exit codes, also of those told before.
+
+        One that was told before it had begun to be an agent, while Python still loaded it, is left out.
+        """
         self.ended |= {agent.pid for agent in self.agents}
         for agent in self.agents:
             agent.process.terminate()
         told = [agent for agent in self._stage.agents if agent.pid in self.ended]
-        return {agent.pid: agent.wait() for agent in told}
+        codes = {agent: agent.wait() for agent in told}
+        return {agent.pid: code for agent, code in codes.items() if agent.log() or code != -signal.SIGTERM}
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
