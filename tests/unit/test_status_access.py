@@ -397,17 +397,28 @@ def test_root_does_not_believe_whoever_could_have_come_first_in_an_open_director
                     ask()
 
 
+@pytest.fixture
+def closed_directory() -> Iterator[Path]:
+    """A directory in which only one other user may make files."""
+    path = Path("/run" if Path("/run").is_dir() else "/") / f"runqy-test-{os.getpid()}"
+    path.mkdir(mode=0o755)
+    os.chown(path, NOBODY, NOBODY)
+    yield path
+    shutil.rmtree(path)
+
+
 @ONLY_AS_ROOT
-def test_root_asks_the_worker_of_a_user_in_a_directory_of_that_user() -> None:
-    closed = Path("/run" if Path("/run").is_dir() else "/") / f"runqy-test-{os.getpid()}"
-    closed.mkdir(mode=0o755)
-    try:
-        os.chown(closed, NOBODY, NOBODY)
-        path = closed / "status.sock"
-        with worker_of_nobody(path):
-            assert Endpoint(str(path)).act("redeploy")["worker_id"] == "host:7:old"
-    finally:
-        shutil.rmtree(closed)
+def test_root_asks_the_worker_of_a_user_in_a_directory_of_that_user(closed_directory: Path) -> None:
+    path = closed_directory / "status.sock"
+    with worker_of_nobody(path):
+        assert Endpoint(str(path)).act("redeploy")["worker_id"] == "host:7:old"
+
+
+@ONLY_AS_ROOT
+def test_a_directory_of_somebody_else_than_who_listens_is_not_trusted(closed_directory: Path) -> None:
+    path = closed_directory / "status.sock"
+    assert squatter_could_own(path, NOBODY) == ""
+    assert squatter_could_own(path, NOBODY - 1) == str(closed_directory)
 
 
 def test_a_path_is_trusted_if_nobody_else_can_make_files_on_the_way_to_it(tmp_path: Path) -> None:

@@ -200,11 +200,27 @@ def test_a_mistake_in_telling_is_an_answer_and_a_line_in_the_log(path: Path, cap
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_request_that_does_not_end_is_cut_off_by_its_size(path: Path) -> None:
+def test_a_request_that_does_not_end_is_cut_off_by_its_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_http, "REQUEST_SECONDS", 1000.0)
+
     async def client() -> None:
         assert await ask(path, b"GET /status HTTP/1.1\r\n" + b"X: y\r\n" * 100_000) == ("", "")
         head, _ = await ask(path, "GET /status HTTP/1.1")
         assert head.startswith("HTTP/1.1 200 ")
+
+    serving(path, client)
+
+
+def test_clients_that_have_gone_take_no_place(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_http, "MAX_CONNECTIONS", 4)
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        for _ in range(20):
+            assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
+        writer.write(b"GET /status HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.read(), PATIENCE)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
     serving(path, client)
 

@@ -127,8 +127,6 @@ class _Connection(asyncio.Protocol):
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
-        if self.answered:
-            return
         self._head += data
         head, end, _ = self._head.partition(_END_OF_HEAD)
         if len(head) > MAX_HEAD_BYTES:
@@ -138,7 +136,7 @@ class _Connection(asyncio.Protocol):
             self._deadline.cancel()
             self._start_deadline()
             self._transport.write(self._answer(head))
-            self._transport.close()  # when all of it is sent
+            self._transport.close()  # when all of it is sent; nothing more is read
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._deadline.cancel()
