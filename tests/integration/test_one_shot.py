@@ -111,19 +111,34 @@ def test_a_crash_fails_its_own_task_alone(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_over_is_killed_with_its_whole_group(tmp_path: Path) -> None:
+    # Without its environment it bears no mark: it is found by its group alone.
+    body = """
+import subprocess
+code = "import time; print('runs', flush=True); time.sleep(3600)"
+child = subprocess.Popen([sys.executable, "-c", code], env={}, stdout=subprocess.PIPE)
+child.stdout.readline()
+open(payload, "w").write(str(child.pid))
+time.sleep(3600)
+"""
+    marker = tmp_path / "pid"
+
     async def scene(stage: Stage) -> None:
-        over = taken("over", json.dumps(str(tmp_path / "never")).encode())
+        over = taken("over", json.dumps(str(marker)).encode())
         stage.runner.run([over])
-        [pid] = await stage.until(
-            lambda: [each["pid"] for each in stage.runner.health.processes if each["tasks"]], "it runs"
-        )
+        child = int(await stage.until(lambda: marker.exists() and marker.read_text(), "it runs"))
+        [pid] = [each["pid"] for each in stage.runner.health.processes if each["tasks"]]
         stage.runner.abandon(over)
-        await stage.until(lambda: not psutil.pid_exists(pid), "it is gone")
-        stage.runner.run([taken("next")])
-        assert isinstance((await stage.outcomes(1))["next"], Success)
+        await stage.until(lambda: not runs(pid) and not runs(child), "both are gone")
         assert "over" not in dict(stage.sink.seen)
 
-    play(make(), [command(tmp_path, ONCE)], scene)
+    play(make(), [command(tmp_path, program(body))], scene)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_process_that_does_not_become_ready_is_no_tasks_fault_and_is_tried_again(tmp_path: Path) -> None:

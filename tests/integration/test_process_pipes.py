@@ -103,8 +103,10 @@ def test_an_ended_process_leaves_no_descriptor_and_no_child_in_the_agent(tmp_pat
         runner: Pool | OneShot = Pool("q", recovery()) if mode == "long_running" else OneShot("q", recovery()())
 
         async def scene(stage: Stage) -> None:
-            stage.runner.run([taken("t1"), taken("t2")])
-            await stage.outcomes(2 if mode == "one_shot" else 1)
+            for number in range(4):  # each may end its process, and has another one then
+                await stage.until(lambda: stage.runner.ready, "it takes tasks")
+                stage.runner.run([taken(f"t{number}")])
+                await stage.outcomes(number + 1)
 
         await Stage(runner, [command(tmp_path, code)]).play(scene)
         missing = replace(command(tmp_path, code), argv=("no-such-program",))
@@ -116,7 +118,7 @@ def test_an_ended_process_leaves_no_descriptor_and_no_child_in_the_agent(tmp_pat
 
     async def main() -> None:
         before = len(descriptors()) + 1  # a thread may be looking for what was left behind, in one directory
-        for code in codes * 3:
+        for code in codes:
             await use(code)
         stage = Stage(Pool("q", recovery()), [])
         await stage.until(lambda: len(descriptors()) <= before, "all descriptors are closed")
@@ -312,3 +314,23 @@ def test_a_process_that_is_to_stop_is_asked_by_sigterm(tmp_path: Path, run: Run)
 
     play(Pool("q", recovery()), [command(tmp_path, code)], scene, run=run)
     assert (tmp_path / "ended").read_text() == "by SIGTERM"
+
+
+@on_each_loop
+def test_the_last_words_of_what_an_ended_process_has_started_belong_to_its_error(tmp_path: Path, run: Run) -> None:
+    body = """
+if os.fork():
+    os._exit(3)
+os.close(1)
+time.sleep(0.1)
+os.write(2, b"late words")
+os._exit(0)
+"""
+
+    async def scene(stage: Stage) -> None:
+        stage.runner.run([taken("t1")])
+        (outcome,) = (await stage.outcomes(1)).values()
+        assert isinstance(outcome, Failure)
+        assert outcome.error == "crashed the process 1 time: the process exited with code 3\nlate words"
+
+    play(Pool("q", recovery(enabled=False)), [command(tmp_path, program(body))], scene, run=run)
