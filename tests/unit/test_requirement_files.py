@@ -202,10 +202,13 @@ def test_what_is_local_is_what_pip_takes_for_local(directory: Path, monkeypatch:
     assert (local_target(bare, directory, editable=editable) is not None) is local
 
 
-def test_the_environment_is_read_as_pip_reads_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WHICH", "base.txt")
+def test_variables_are_read_as_pip_reads_them_and_come_from_a_list_alone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOT_LISTED", "more/deep.txt")
     path = directory / "requirements.txt"
-    path.write_text("-r ${WHICH}\nbeta==${NOT_SET}\n", encoding="utf-8")
-    found = read_requirements(path, directory.parent)
+    path.write_text("-r ${WHICH}\nbeta==${NOT_LISTED}\n", encoding="utf-8")
+    found = read_requirements(path, directory.parent, variables={"WHICH": "base.txt"})
     assert set(found.files) == {"jobs/requirements.txt", "jobs/base.txt"}
-    assert found.variables == {"WHICH", "NOT_SET"}
+    assert found.variables == {"WHICH", "NOT_LISTED"}
+    assert "beta==${NOT_LISTED}" in found.lines
