@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 import socket
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from runqy_agent.errors import ConfigError
 from runqy_agent.process.command import Printed
 from runqy_agent.reporting import status_http
 from runqy_agent.reporting.output import Output
+from runqy_agent.reporting.socket_files import listen_at
 from runqy_agent.reporting.status import in_words
 from runqy_agent.reporting.status_server import StatusServer
 
@@ -345,6 +349,50 @@ def test_a_stale_socket_is_replaced(path: Path) -> None:
         assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
 
     serving(path, client)
+
+
+def test_two_workers_do_not_replace_one_dead_socket_at_once(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    before, made = path.stat().st_ino, []
+    directory = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)  # another worker is at it
+    thread = threading.Thread(target=lambda: made.append(listen_at(path)))
+    thread.start()
+    thread.join(0.3)
+    assert made == []
+    assert path.stat().st_ino == before
+    os.close(directory)
+    thread.join(PATIENCE)
+    made[0].close()
+
+
+def test_an_address_that_need_not_be_had_is_given_up_with_a_warning(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text("precious")
+
+    async def run() -> None:
+        server = StatusServer(str(path), status, optional=True)
+        await server.start()
+        await server.stop()
+
+    asyncio.run(run())
+    assert "there is no status endpoint, set another address for one" in caplog.text
+    assert path.read_text() == "precious"
+
+
+def test_whoever_is_connected_when_it_stops_is_let_go(path: Path) -> None:
+    async def run() -> None:
+        server = StatusServer(str(path), status)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(path)
+        assert (await ask(path, "GET /status HTTP/1.1"))[0].startswith("HTTP/1.1 200 ")
+        await server.stop()
+        assert await asyncio.wait_for(read_all(reader), PATIENCE) == b""
+        writer.close()
+
+    asyncio.run(run())
 
 
 def refused(listen: str) -> str:
