@@ -382,7 +382,9 @@ def test_an_address_that_need_not_be_had_is_given_up_with_a_warning(
     assert path.read_text() == "precious"
 
 
-def test_whoever_is_connected_when_it_stops_is_let_go(path: Path) -> None:
+def test_whoever_is_connected_when_it_stops_is_let_go(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_http, "REQUEST_SECONDS", 1000.0)
+
     async def run() -> None:
         server = StatusServer(str(path), status)
         await server.start()
