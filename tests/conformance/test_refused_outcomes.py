@@ -265,6 +265,43 @@ def test_a_task_whose_lease_has_ended_is_given_up_and_its_run_ends(rig_of: Calla
     run(test)
 
 
+def test_a_refused_outcome_whose_lease_has_ended_is_given_up(rig_of: Callable[[], Rig]) -> None:
+    async def test() -> None:
+        async with running(rig_of()) as rig:
+            rig.redis.set(keys.queue_keys(A).completed, "junk")
+            rig.enqueue(A, 1)
+            await until(lambda: rig.routes[0].refused)
+            (settled,) = rig.routes[0].refused
+            rig.routes[0].send_again_at = rig.clock.monotonic() + 3600
+            settled.task.lease_ends = rig.clock.monotonic() - 0.001
+            rig.processor.wake()
+            await until(lambda: rig.processor.counts["Lost"] == 1)
+            assert not rig.processor.held
+            assert not rig.routes[0].refused
+
+    run(test)
+
+
+def test_a_recoverer_that_is_refused_says_so(redis_client: redis.Redis, redis_server: RedisServer) -> None:
+    names = keys.queue_keys(A)
+    task_id = TaskClient(redis_client).enqueue(A, b"{}")
+    redis_client.delete(names.pending)
+    redis_client.hset(names.task(task_id), "state", "active")
+    redis_client.lpush(names.active, task_id)
+    redis_client.zadd(names.lease, {task_id: 1})
+    redis_client.set(names.retry, "junk")
+
+    async def test() -> None:
+        connection = open_client(RedisAddress("127.0.0.1", redis_server.port))
+        clock = Clock()
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await Recoverer(Broker(connection, clock), clock, {A: Policy()}).round()
+        await connection.aclose()
+
+    run(test)
+    assert redis_client.zscore(names.lease, task_id) == 1
+
+
 @pytest.mark.parametrize("loop", ["forwarder", "janitor", "recoverer"])
 def test_trouble_with_one_queue_stops_no_other_s_loop(
     loop: str, redis_client: redis.Redis, redis_server: RedisServer

@@ -199,6 +199,16 @@ def test_beyond_its_size_the_oldest_archived_tasks_are_deleted(bench: Bench, spa
     assert gone == list(range(spare))
 
 
+def test_what_is_too_old_does_not_count_against_the_size_of_the_archive(bench: Bench) -> None:
+    size, old = 10_000, 5
+    bench.redis.zadd(NAMES.archived, {f"old {number}": NOW - ARCHIVE_SECONDS - number for number in range(old)})
+    bench.redis.zadd(NAMES.archived, {f"{number:05}": NOW - 20_000 + number for number in range(size - 1)})
+    bench.client.enqueue_all([message(QUEUE, b"{}", task_id="a")])
+    bench.run(FAILS)
+    assert bench.redis.zcard(NAMES.archived) == size
+    assert bench.redis.zrange(NAMES.archived, 0, 0) == [b"00000"]
+
+
 @pytest.mark.parametrize(("age", "stays"), [(ARCHIVE_SECONDS, False), (ARCHIVE_SECONDS - 1, True)])
 def test_an_archived_task_is_kept_for_ninety_days(bench: Bench, age: int, *, stays: bool) -> None:
     bench.redis.zadd(NAMES.archived, {"old": NOW - age})
