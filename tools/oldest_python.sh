@@ -21,7 +21,8 @@ if ! cmp -s pyproject.toml "$venv/.installed"; then
     "$uv" venv --quiet --clear --python "$python" "$venv"
     cp pyproject.toml "$venv/.installing"
     "$uv" pip install --quiet --python "$venv/bin/python" --resolution lowest-direct --editable '.[uvloop]'
-    "$uv" pip install --quiet --python "$venv/bin/python" pytest pytest-timeout pytest-xdist hypothesis 'fakeredis[lua]'
+    "$uv" pip install --quiet --python "$venv/bin/python" \
+        pytest pytest-timeout pytest-xdist hypothesis 'fakeredis[lua]' 'pip>=26'
     mv "$venv/.installing" "$venv/.installed"
 fi
 "$uv" pip list --quiet --python "$venv/bin/python" | grep -E '^(redis|httpx|msgspec|pyyaml|protobuf|psutil|prometheus-client|uvloop) ' || true
