@@ -18,6 +18,7 @@ from runqy_agent.broker.connection import RedisAddress
 from runqy_agent.demo.client import TaskClient
 from runqy_agent.demo.redis_server import RedisServer, free_port
 from runqy_agent.errors import BrokerError
+from runqy_agent.loops import canceller
 from solo import serving
 from stage import until
 
@@ -149,3 +150,25 @@ def test_what_a_server_says_of_itself_decides_whether_it_serves(info: dict[str, 
     found = _unsuitable(info, RedisAddress("r"))
     assert said in found
     assert bool(found) == bool(said)
+
+
+def test_a_subscription_that_died_silently_is_noticed_and_made_again(
+    redis_server: RedisServer,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(canceller, "PING_SECONDS", 0.3)
+    monkeypatch.setattr(canceller, "PONG_SECONDS", 0.3)
+    proxy = FlakyProxy(redis_server.port)
+    try:
+        with serving(proxy.address, QUEUE):
+            until(lambda: redis_client.publish(keys.CANCEL, "x"), "the worker has subscribed")
+            proxy.swallow()
+            until(lambda: "no answer to a ping for 0.3 s" in caplog.text, "the silence is noticed")
+            redis_client.client_kill_filter(_type="pubsub")
+            proxy.release()
+            until(lambda: redis_client.publish(keys.CANCEL, "x"), "the worker has subscribed again")
+    finally:
+        proxy.close()
