@@ -112,6 +112,8 @@ LAYOUTS = (
         "an included file and an index on one line",
         {"requirements.txt": "-r base.txt --extra-index-url @INDEX@\n", "base.txt": PINNED},
     ),
+    Layout("constraints alone", _nested("-c limits.txt\n", limits_dot_txt="alpha<2\n")),
+    Layout("an included file that is empty", _nested("-r base.txt\n", base_dot_txt="\n"), change={"base.txt": PINNED}),
     Layout("options alone", {"requirements.txt": "--pre\n--no-binary :none:\n"}),
     Layout(
         "an option that there is not", {"requirements.txt": "alpha\n--nonsense=1\n"}, refused="requirements.txt, line 2"

@@ -252,7 +252,7 @@ class _Builder:
         argv += step.arguments
         if step.file and self._needs_pip:
             argv += ["-r", step.file]
-        elif step.lines:
+        elif step.lines or not step.arguments:
             argv += ["-r", self._write("requirements.txt", step.lines)]
             argv += ["-c", self._write("constraints.txt", step.constraints)] if step.constraints else []
         await self._run(argv, "installing the dependencies", _INSTALL_SECONDS, plan.dependencies.directory, env)
