@@ -67,6 +67,8 @@ def test_a_repository_that_is_meant_matches(pattern: str, url: str) -> None:
         (ACME, "https://github.com/acme/%252e%252e/evil"),
         (ACME, "https://github.com/acme/x%2f..%2f..%2fevil"),
         (ACME, "https://github.com/acme/..\\evil"),
+        (ACME, "https://github.com/acme%2ftasks"),
+        (ACME, "https://github.com/acme/tasks?service=evil"),
         (ACME, "https://github.com/acme//evil"),
         (ACME, "https://github.com//acme/x"),
         (ACME, "https://github.com/acme/x?/../../evil"),
