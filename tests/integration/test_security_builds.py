@@ -166,6 +166,8 @@ def test_a_build_step_of_the_author_finds_the_index_and_compilers_and_nothing_se
     (found,) = environments(seen)
     has_no_secret(found, "PIP_INDEX_URL", "UV_INDEX_COMPANY_PASSWORD")
     allowed = {"PATH", "HOME", "PIP_USER", "PIP_NO_INDEX", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS", "UV_NO_PROGRESS"}
+    allowed |= {"SETUPTOOLS_SCM_PRETEND_VERSION", "PBR_VERSION", "PDM_BUILD_SCM_VERSION"}
+    allowed |= {"POETRY_DYNAMIC_VERSIONING_BYPASS", "UV_DYNAMIC_VERSIONING_BYPASS"}
     expected = allowed | INDEX.keys() | COMPILERS.keys() | PLAIN.keys() | OFF
     assert found.keys() - BY_TOOLS == expected
     assert {name: found[name] for name in INDEX} == INDEX
