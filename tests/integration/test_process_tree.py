@@ -81,7 +81,8 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"""
     agent = stage.agent(wrapper=started_by(ignore)).wait_running()
     found = result(stage, stage.client.enqueue(QUEUE, b"1"))
     pythons_own = sum(1 << (signum - 1) for signum in (signal.SIGPIPE, signal.SIGXFSZ))
-    assert (found["SigIgn"], found["SigBlk"]) == (pythons_own, 0)
+    named = sum(1 << (signum - 1) for signum in signal.valid_signals())  # the C library keeps some for itself
+    assert (found["SigIgn"] & named, found["SigBlk"] & named) == (pythons_own, 0)
     assert "had it ignore or block" in agent.log()
     assert "SIGCHLD" in agent.log()
     assert agent.terminate() == 0

@@ -261,7 +261,7 @@ def test_the_process_finds_exactly_the_allowed_environment(place: Place) -> None
     assert info is not None
     names = set(json.loads(info.result or b"[]"))
     own = {"PLAIN", "QUOTED", "LINES", "MODEL", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "VIRTUAL_ENV"}
-    mark = {"SUPERVISED_PROCESS_ID"}  # see process/descendants.py
+    mark = {"SUPERVISED_PROCESS_ID", "SUPERVISED_BY"}  # see process/descendants.py
     assert own <= names
     assert [name for name in names - own - mark if name not in PROCESS] == []
 

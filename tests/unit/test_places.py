@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 ENOUGH = {"RUNQY_SERVER_URL": "https://h", "RUNQY_API_KEY": "key", "RUNQY_QUEUES": "b,a"}
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory with a short name, unlike pytest's own: the path of a socket is limited."""
+    with tempfile.TemporaryDirectory(prefix="rq-") as path:
+        yield Path(path)
+
+
 @pytest.fixture(autouse=True)
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host of the test's own."""
