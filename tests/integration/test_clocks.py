@@ -198,6 +198,21 @@ def test_a_deadline_is_told_to_a_handler_in_the_hosts_time(
     asyncio.run(run())
 
 
+def test_a_handler_that_runs_past_the_timeout_is_cancelled_and_its_task_fails(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    task = message(QUEUE, b'"wait"', max_retry=0)
+    task.timeout = 1
+    TaskClient(redis_client).enqueue_all([task])
+
+    async def run() -> None:
+        async with serving(Rig(redis_server, HostsClock(0.0))) as rig:
+            await rig.until(lambda: info(redis_client, task.id).state == "archived", "it is over")
+
+    asyncio.run(run())
+    assert info(redis_client, task.id).message.error_msg.startswith("context deadline exceeded: it was still running")
+
+
 # Where Redis does not tell its time.
 
 
