@@ -31,7 +31,7 @@ demo: ## see real tasks flow through a real Redis into a supervised process and 
 	@$(VENV)/bin/runqy-agent demo --playbook playbooks/deploy.yml $(DEMO_ARGS)
 
 test: ## run all tests: unit, fuzz, integration, conformance (PYTEST_ARGS=... goes to pytest; "-n 0": one by one)
-	@echo 'make test: several tests at a time; all of them take 4.5 minutes on 2 processors that do nothing else ("time make test")'
+	@echo 'make test: several tests at a time; all of them took 11 minutes on 2 busy processors ("time make test", and .ci/run says it)'
 	@tools/need.sh git redis-server openssl
 	@tools/venv.sh $(VENV) dev,uvloop
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
