@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,17 @@ def test_a_process_that_does_not_become_ready_is_no_tasks_fault_and_is_tried_aga
         assert isinstance((await stage.outcomes(3))["third"], Success)
 
     play(make(), [command(tmp_path, code)], scene)
+
+
+def test_a_spare_that_has_died_while_it_waited_gets_no_task(tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        [spare] = await stage.until(lambda: spares(stage), "a spare is ready")
+        os.kill(spare, signal.SIGKILL)
+        await stage.until(lambda: spare not in spares(stage), "its end is noticed")
+        stage.runner.run([taken("a")])
+        assert pid_of((await stage.outcomes(1))["a"]) != spare
+
+    play(make(), [command(tmp_path, ONCE)], scene)
 
 
 def test_code_that_cannot_start_at_all_fails_the_start(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class ScriptedBroker:
         self.most_active = 0
         self.lease_seconds = 30.0
         self.lost_replies = 0
+        self.doubtful_answers = 0
         self.failed_looks = 0
         self.taken_unheard: list[TakenTask] = []
         self.gate = asyncio.Event()
@@ -83,6 +84,10 @@ class ScriptedBroker:
             self.lost_replies -= 1
             self.taken_unheard += [task for answer in answers for task in answer.taken]
             raise RedisTimeoutError("gone")
+        if self.doubtful_answers and any(answer.taken for answer in answers):
+            self.doubtful_answers -= 1
+            self.taken_unheard += [task for answer in answers for task in answer.taken]
+            return [Exchanged(error=RedisTimeoutError("gone"), in_doubt=True) for _ in answers]
         self.most_active = max(self.most_active, len(self.active))
         return answers
 
@@ -466,6 +471,16 @@ def test_a_task_that_was_taken_unheard_is_run_once_however_often_it_is_found(mon
             rig.runners["a"].end(rig.runners["a"].begun[0])
             await until(lambda: not rig.processor.held)
             assert broker.written == [("complete", "a0")]
+
+    run(test)
+
+
+def test_a_task_that_a_node_of_a_cluster_gave_unheard_is_run() -> None:
+    async def test() -> None:
+        broker = ScriptedBroker(a=1)
+        broker.doubtful_answers = 1
+        async with running(Rig(broker, concurrency=2)) as rig:
+            await until(lambda: rig.runners["a"].ids == ["a0"])
 
     run(test)
 

@@ -10,6 +10,8 @@ from runqy_agent.broker.settle import Policy
 from runqy_agent.errors import RegistrationError
 from runqy_agent.loops.route import Route, follow
 from runqy_agent.registration import ServedQueue, parent_of, route
+from set_clock import SetClock
+from task_kit import NOW, taken
 
 if TYPE_CHECKING:
     from runqy_agent.broker.settle import Settled
@@ -78,3 +80,14 @@ def test_a_sub_queue_that_is_taken_away_gives_nothing_and_keeps_what_is_to_be_wr
     follow(known, [Route("a", 2, runner, Policy())])
     assert (known["a"].may_give(0), known["a"].priority, known["a"].settled) == (True, 2, [on_the_way])
     assert not known["b"].may_give(0)
+
+
+@pytest.mark.parametrize(("waited", "own", "run"), [(59, None, True), (61, None, False), (61, 0, True), (9, 5, False)])
+def test_a_task_that_has_waited_longer_than_it_or_the_worker_allows_is_not_run(
+    waited: int, own: int | None, run: bool
+) -> None:
+    route = Route("a", 1, cast("Runner", None), Policy(), pending_timeout=60.0)
+    task = taken(pending_since=(NOW - waited) * 10**9, pending_timeout=own)
+    refusal = route.refusal(task, SetClock(NOW))
+    assert (refusal is None) == run
+    assert refusal is None or not refusal.retry
