@@ -58,6 +58,17 @@ def test_tasks_go_to_the_process_with_the_least_to_do(tmp_path: Path) -> None:
     play(Pool("q", recovery()), [command(tmp_path, WAITS)] * 3, scene)
 
 
+def test_whoever_writes_outcomes_is_woken_by_each_answer(tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        at_start = stage.sink.wakes
+        for number in range(5):
+            stage.runner.run([taken(f"t{number}")])
+            await stage.outcomes(number + 1)
+            await stage.until(lambda: stage.sink.wakes - at_start >= len(stage.sink.seen), "it is woken")
+
+    play(Pool("q", recovery()), [command(tmp_path, ECHO)], scene)
+
+
 def test_a_batch_is_spread_over_all_processes(tmp_path: Path) -> None:
     async def scene(stage: Stage) -> None:
         stage.runner.run([taken(f"t{number}") for number in range(40)])

@@ -19,6 +19,7 @@ import pytest
 from process_kit import Author, Stage, command, on_each_loop, play, program, recovery
 from runqy_agent.errors import ProcessNotReadyError
 from runqy_agent.outcome import Failure, Success
+from runqy_agent.process import outputs
 from runqy_agent.process.one_shot import OneShot
 from runqy_agent.process.pool import Pool
 from runqy_agent.process.printing import BURST_LINES
@@ -162,13 +163,18 @@ def test_answers_come_through_a_flood_of_printing_in_their_order(tmp_path: Path,
 
 
 @on_each_loop
-def test_what_is_left_out_of_the_log_is_counted_and_told(tmp_path: Path, run: Run) -> None:
+def test_what_is_left_out_of_the_log_is_counted_and_told(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "TELL_SECONDS", 0.05)
     lines = 20 * 16384
-    author = Author(tmp_path, program(f"for _ in range(20): {FLOODS['lines']}\nanswer(task, payload)"))
+    author = Author(tmp_path, program(f"for _ in range(10): {FLOODS['lines']}\nanswer(task, payload)"))
 
     async def scene(stage: Stage) -> None:
-        stage.runner.run([taken("t1")])
-        await stage.outcomes(1)
+        for number in range(2):
+            stage.runner.run([taken(f"t{number}")])
+            await stage.outcomes(number + 1)
+            await stage.until(lambda: len(author.texts("stderr")) >= len(stage.sink.seen), "it is told")
 
     play(Pool("q", recovery()), [author.command], scene, run=run)
     assert BURST_LINES <= len(author.texts()) < lines // 2

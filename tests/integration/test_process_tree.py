@@ -307,6 +307,8 @@ def test_only_what_an_agent_of_this_directory_left_behind_that_is_gone_is_ended(
     (variable,) = own.environment
     value = own.environment[variable]
     place, pid, started = value.rsplit("-", 2)
+    digest, namespace = value.split("-")[0], Path("/proc/self/ns/pid").stat().st_ino
+    assert place == f"{digest}-{namespace}"
     with subprocess.Popen(["sleep", "0"]) as ended:
         ended.wait()
     spared = [
@@ -314,7 +316,7 @@ def test_only_what_an_agent_of_this_directory_left_behind_that_is_gone_is_ended(
         sleeper(own.environment),  # its agent runs: it is this process
         sleeper({variable: f"{place}-{pid}-{started}x".removesuffix("x")}),
         sleeper(Origin(tmp_path / "elsewhere").environment | {variable: f"elsewhere-1-{ended.pid}-1"}),
-        sleeper({variable: f"{place}1-{ended.pid}-1"}),  # another PID namespace
+        sleeper({variable: f"{digest}-{namespace + 1}-{ended.pid}-1"}),  # its pids are those of another namespace
         sleeper({"OTHER": f"{variable}={place}-{ended.pid}-1"}),
         sleeper({variable: "nonsense"}),
         sleeper({variable: f"{place}-nonsense-1"}),
