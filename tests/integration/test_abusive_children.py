@@ -25,6 +25,9 @@ GRACES = 5.0 + 5.0
 SLACK = 60.0
 """Seconds for a slow machine."""
 MOST_MEMORY = 120 * 2**20
+"""Of an agent whose tasks are small."""
+COPIES = 6
+"""Of a large task that is dequeued: the reply as it was read and as it was parsed, message, payload, line."""
 AUTHOR = """
 import json, os, signal, subprocess, sys, time
 
@@ -80,12 +83,12 @@ class Abuse:
         assert info is not None
         return info.message.error_msg
 
-    def served(self) -> None:
-        """The next task is served, and the agent has stayed small."""
+    def served(self, in_flight: int = 0) -> None:
+        """The next task is served, and the agent has stayed small beside ``in_flight`` bytes of tasks."""
         task = self.stage.client.enqueue(QUEUE, b'"next"')
         self.stage.until_state(QUEUE, task, "completed", patience=GRACES + SLACK)
         assert self.agent.terminate() == 0
-        assert 0 < self.memory.most < MOST_MEMORY
+        assert 0 < self.memory.most < MOST_MEMORY + COPIES * in_flight
 
 
 def test_a_gigabyte_without_a_line_break_is_the_tasks_error_and_takes_no_memory(stage: Stage) -> None:
@@ -126,7 +129,7 @@ def test_a_process_that_does_not_read_costs_its_task_and_no_memory(stage: Stage)
         info = stage.client.info(QUEUE, task)
         assert info is not None
         assert info.message.retried == 0
-    abuse.served()
+    abuse.served(in_flight=16 * len(large))
 
 
 @pytest.mark.parametrize("how", ["fork", "daemon"])
