@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -138,12 +139,24 @@ def test_a_group_that_is_not_there_is_refused_by_name(bench: Bench) -> None:
 def test_pointers_of_git_lfs_are_named(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("runqy_agent.deployment.working_tree.lfs_options", lambda: ())
-    monkeypatch.setattr("runqy_agent.deployment.git.lfs_options", lambda: ())
+    off = ("process=", "smudge=", "required=false")  # where git-lfs is installed, the system's Git may know it
+    options = tuple(word for each in off for word in ("-c", f"filter.lfs.{each}"))
+    monkeypatch.setattr("runqy_agent.deployment.git.lfs_options", lambda: options)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n"
     put(bench.repo, {"jobs/model.bin": pointer, ".gitattributes": "*.bin filter=lfs -text\n", "jobs/main.py": ""})
     deploy(deployer(bench), Source(bench.repo.url, "main", "jobs"))
     assert "git-lfs is not installed or failed: jobs/model.bin" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+def test_files_of_git_lfs_are_fetched(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.repo.git("lfs", "install", "--local")
+    content = "weights\n" * 1000
+    put(bench.repo, {".gitattributes": "*.bin filter=lfs -text\n", "jobs/model.bin": content, "jobs/main.py": ""})
+    assert "git-lfs.github.com" in bench.repo.git("show", "HEAD:jobs/model.bin")
+    release = deploy(deployer(bench), Source(bench.repo.url, "main", "jobs"))
+    assert (release.code_dir / "model.bin").read_text(encoding="utf-8") == content
+    assert "Git LFS" not in caplog.text
 
 
 def with_submodule(bench: Bench) -> str:

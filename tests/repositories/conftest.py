@@ -73,8 +73,10 @@ def surroundings(
     layout, installer = case
     if layout.oracle == "poetry" or (layout.oracle == "uv" and installer != "uv"):
         tools: Path = request.getfixturevalue("tools")
-        (tmp_path / "deployment").mkdir()
-        (tmp_path / "deployment" / "tools").symlink_to(tools)
+        own = tmp_path / "deployment" / "tools"  # of each deployment: it removes what it takes for its own leftovers
+        own.mkdir(parents=True)
+        for tool in tools.glob("*-" + "[0-9a-f]" * 12):
+            (own / tool.name).symlink_to(tool)
         (poetry,) = tools.glob("poetry-" + "[0-9a-f]" * 12)
         monkeypatch.setenv("TEST_POETRY", str(poetry / "bin" / "poetry"))
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_", "POETRY_"))]:

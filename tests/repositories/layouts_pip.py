@@ -292,6 +292,36 @@ LAYOUTS = (
         refused="data is a link that leads outside",
     ),
     Layout(
+        "a link in a package beside the code path",
+        {"jobs/requirements.txt": "-e ../libs/inner\n", **package("libs/inner/", "inner"), "shared/tool.py": ""},
+        code_path="jobs",
+        links={"libs/inner/tool.py": "../../shared/tool.py"},
+        local=True,
+        imports=("inner", "tool"),
+    ),
+    Layout(
+        "a link out of the repository in the second package beside the code path",
+        {
+            "jobs/requirements.txt": "../libs/inner\n../libs/outer\n",
+            **package("libs/inner/", "inner"),
+            **package("libs/outer/", "outer"),
+        },
+        code_path="jobs",
+        links={"libs/outer/data": "/etc"},
+        refused="libs/outer/data is a link that leads outside",
+    ),
+    Layout(
+        "a link to a directory with a link out of the repository, beside a package",
+        {
+            "jobs/requirements.txt": "../libs/inner\n",
+            **package("libs/inner/", "inner"),
+            "shared/lib/x.py": "",
+        },
+        code_path="jobs",
+        links={"jobs/lib": "../shared/lib", "shared/lib/data": "/etc"},
+        refused="shared/lib/data is a link that leads outside",
+    ),
+    Layout(
         "requirements that are a link",
         {"base/prod.txt": PINNED, "jobs/main.py": ""},
         code_path="jobs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repository_kit import BUILD_SYSTEM, Layout, package, project
+from repository_kit import BACKEND, BUILD_SYSTEM, Layout, package, project
 
 NOT_PACKAGED = "[tool.uv]\npackage = false\n"
 WORKSPACE = '[tool.uv.workspace]\nmembers = ["libs/*", "jobs"]\n'
@@ -11,8 +11,11 @@ OWN_INDEX = '[[tool.uv.index]]\nname = "own"\nurl = "@OWN@"\nexplicit = true\n'
 EXTRAS = '[project.optional-dependencies]\ngpu = ["beta==1.0"]  # extra\n'
 GROUPS = '[dependency-groups]\ndev = ["gamma"]\njobs = ["gamma==1.0"]\n'
 POETRY = "[tool.poetry]\npackage-mode = false\n"
-POETRY += '[[tool.poetry.source]]\nname = "main"\nurl = "@INDEX@"\npriority = "primary"\n'
+POETRY_SOURCE = '[[tool.poetry.source]]\nname = "main"\nurl = "@INDEX@"\npriority = "primary"\n'
+POETRY += POETRY_SOURCE
 POETRY_OWN = '[[tool.poetry.source]]\nname = "own"\nurl = "@OWN@"\npriority = "explicit"\n'
+POETRY_OPTIONAL = 'alpha = "*"\nbeta = { version = "<2", optional = true }'
+POETRY_EXTRAS = '[tool.poetry.extras]\ngpu = ["beta"]\n[tool.poetry.group.jobs.dependencies]\ngamma = "1.0"\n'
 
 
 def poetry(dependencies: str, more: str = "") -> str:
@@ -293,5 +296,41 @@ LAYOUTS = (
         {"pyproject.toml": poetry('helper = "*"', POETRY_OWN)},
         oracle="poetry",
         imports=("helper",),
+    ),
+    Layout(
+        "extras and groups of Poetry without a lock",
+        {"pyproject.toml": poetry(POETRY_OPTIONAL, POETRY_EXTRAS)},
+        oracle="poetry",
+        arguments=("--only", "main,jobs", "--extras", "gpu"),
+        settings={"extras": ["gpu"], "groups": ["jobs"]},
+        imports=("alpha", "beta", "gamma"),
+    ),
+    Layout(
+        "extras and groups of a Poetry lock",
+        {"pyproject.toml": poetry(POETRY_OPTIONAL, POETRY_EXTRAS)},
+        oracle="poetry",
+        arguments=("--only", "main,jobs", "--extras", "gpu"),
+        lock="",
+        settings={"extras": ["gpu"], "groups": ["jobs"]},
+        imports=("alpha", "beta", "gamma"),
+    ),
+    Layout(
+        "an extra of Poetry that there is not",
+        {"pyproject.toml": poetry(POETRY_OPTIONAL, POETRY_EXTRAS)},
+        oracle="poetry",
+        settings={"extras": ["nonsense"]},
+        refused="no extra nonsense .it has gpu",
+    ),
+    Layout(
+        "a package of Poetry in a src layout",
+        {
+            "pyproject.toml": project("inner", "alpha<2", more=BUILD_SYSTEM + POETRY_SOURCE),
+            "backend.py": BACKEND,
+            "src/inner/__init__.py": "",
+        },
+        oracle="poetry",
+        lock="",
+        local=True,
+        imports=("inner", "alpha"),
     ),
 )

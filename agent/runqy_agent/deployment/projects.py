@@ -63,7 +63,7 @@ def read_project(
     if (directory / "poetry.lock").is_file():
         return _from_poetry_lock(document, directory, root, selection)
     if "project" not in document or (poetry and "dependencies" in project.get("dynamic", [])):
-        return _from_poetry(document, directory, root, name)
+        return _from_poetry(document, directory, root, name, selection)
     return _from_project(document, directory, home, root, selection)
 
 
@@ -177,7 +177,9 @@ def _from_poetry_lock(document: Mapping[str, Any], directory: Path, root: Path, 
     )
 
 
-def _from_poetry(document: Mapping[str, Any], directory: Path, root: Path, name: str) -> Dependencies:
+def _from_poetry(
+    document: Mapping[str, Any], directory: Path, root: Path, name: str, selection: Selection
+) -> Dependencies:
     local, options = read_poetry_tables(document, directory, root, name)
     packaged = _is_packaged(document)
     return Dependencies(
@@ -187,6 +189,7 @@ def _from_poetry(document: Mapping[str, Any], directory: Path, root: Path, name:
         inputs={"poetry": poetry_inputs(document)},
         local=local or packaged,
         packaged=packaged,
+        selection=selection,
     )
 
 

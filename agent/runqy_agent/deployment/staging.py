@@ -65,8 +65,8 @@ async def check_out(
         except MissingPathError as elsewhere:
             if checkout.whole or (elsewhere.path in checkout.extra and not elsewhere.installed):
                 raise
+            checkout.whole = elsewhere.path in checkout.extra
             checkout.extra += (elsewhere.path,)
-            checkout.whole = elsewhere.installed
         else:
             if checkout.whole or not (planned.dependencies.local or planned.dependencies.whole):
                 await _follow_links(repository, checkout)
@@ -100,19 +100,23 @@ async def _follow_links(repository: Repository, checkout: Checkout) -> None:
 
 def _missing_targets(checkout: Checkout) -> set[str]:
     root = checkout.directory.resolve()
-    wanted = [root / path for path in (checkout.code_path, *checkout.extra)]
-    missing = set[str]()
-    for link in (link for place in wanted for link in links(place)):
-        name = link.relative_to(root)
-        try:
-            real = link.resolve()
-        except RuntimeError:  # links that lead to each other: Python 3.13 gives the path back
-            continue
-        if not real.is_relative_to(root):
-            raise GitError(f"{name} is a link that leads outside of the repository, to {link.readlink()}")
-        target = str(real.relative_to(root))
-        if not real.exists() and not checkout.whole and target not in checkout.extra:
-            missing.add(target)
+    places = [root / path for path in (checkout.code_path, *checkout.extra)]
+    missing, seen = set[str](), set(places)
+    for place in places:  # which grows: what a link leads to may hold links as well
+        for link in links(place):
+            try:
+                real = link.resolve()
+            except RuntimeError:  # links that lead to each other: Python 3.13 gives the path back
+                continue
+            if not real.is_relative_to(root):
+                name = link.relative_to(root)
+                raise GitError(f"{name} is a link that leads outside of the repository, to {link.readlink()}")
+            target = str(real.relative_to(root))
+            if real.exists():
+                places += [] if real in seen else [real]
+                seen.add(real)
+            elif not checkout.whole and target not in checkout.extra:
+                missing.add(target)
     return missing
 
 

@@ -48,12 +48,21 @@ from poetry.core.constraints.version import Version
 from poetry.core.factory import Factory
 try:
     package = Factory().create_poetry(Path.cwd()).package
+    extras = {str(name): entries for name, entries in package.extras.items()}
+    groups = package.dependency_group_names(True)
+    for kind, chosen, known in (("extra", sys.argv[2], extras), ("group", sys.argv[3], groups)):
+        for name in json.loads(chosen):
+            if name not in known:
+                raise ValueError(f"pyproject.toml has no {kind} {name} (it has {', '.join(sorted(known)) or 'none'})")
+    packages = [entry for entry in package.requires if not entry.is_optional()]
+    packages += [entry for name in json.loads(sys.argv[2]) for entry in extras[name]]
+    packages += [entry for name in json.loads(sys.argv[3]) for entry in package.dependency_group(name).dependencies]
 except (RuntimeError, ValueError) as error:
     sys.exit(str(error))
 print(json.dumps({
     "python": str(package.python_constraint),
     "allowed": package.python_constraint.allows(Version.parse(sys.argv[1])),
-    "packages": [entry.to_pep_508() for entry in package.requires if not entry.is_optional()],
+    "packages": [entry.to_pep_508(with_extras=False) for entry in packages],
 }))
 """
 
@@ -183,7 +192,9 @@ class Tools:
 
     async def _describe(self, tool: Path, plan: EnvironmentPlan) -> _Described:
         """Let Poetry's library read the project, and check that it allows the interpreter."""
+        chosen = plan.dependencies.selection
         argv = [str(tool / "bin" / "python"), "-I", "-c", _DESCRIBE, plan.interpreter.version_text]
+        argv += [json.dumps(chosen.extras), json.dumps(chosen.groups)]
         described = msgspec.json.decode(
             await self._run(argv, "reading the Poetry project", plan.dependencies.directory, {}), type=_Described
         )
