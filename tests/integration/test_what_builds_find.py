@@ -73,6 +73,72 @@ def test_a_build_that_asks_git_for_its_version_is_told_the_commit(bench: Bench) 
     assert version == f"0.0+g{commit[:12]}"
 
 
+SETUPTOOLS = '[build-system]\nrequires = ["setuptools>=64"{more}]\nbuild-backend = "setuptools.build_meta"\n'
+INNER = '[project]\nname = "inner"\ndynamic = ["version"]\n'
+MODULES = '[tool.setuptools]\npy-modules = ["inner"]\n'
+VERSIONEER = """[tool.versioneer]
+VCS = "git"
+style = "pep440"
+versionfile_source = "_version.py"
+versionfile_build = "_version.py"
+tag_prefix = "v"
+parentdir_prefix = ""
+"""
+SETUP = """import versioneer
+from setuptools import setup
+setup(version=versioneer.get_version(), cmdclass=versioneer.get_cmdclass())
+"""
+HATCH = """[build-system]
+requires = ["hatchling", "hatch-vcs"]
+build-backend = "hatchling.build"
+[tool.hatch.version]
+source = "vcs"
+[tool.hatch.build.targets.wheel]
+include = ["inner.py"]
+"""
+
+
+@pytest.fixture(scope="module")
+def pypi(uv: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    tools = ("setuptools_scm", "hatch-vcs", "hatchling", "versioneer")
+    command = [str(uv), "pip", "install", "--dry-run", "--target", str(tmp_path_factory.mktemp("none")), *tools]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no package index with the tools that ask Git for versions can be reached")
+
+
+@pytest.mark.usefixtures("pypi")
+@pytest.mark.parametrize(
+    ("files", "version"),
+    [
+        (
+            {
+                "pyproject.toml": SETUPTOOLS.format(more=', "setuptools_scm>=8"')
+                + INNER
+                + MODULES
+                + "[tool.setuptools_scm]\n"
+            },
+            "0.0+g{}",
+        ),
+        ({"pyproject.toml": HATCH + INNER}, "0.0+g{}"),
+        # It asks Git and nothing else, and says so where there is none.
+        (
+            {
+                "pyproject.toml": SETUPTOOLS.format(more=', "versioneer[toml]==0.29"') + INNER + MODULES + VERSIONEER,
+                "setup.py": SETUP,
+            },
+            "0+unknown",
+        ),
+    ],
+    ids=["setuptools_scm", "hatch-vcs", "versioneer"],
+)
+def test_the_tools_that_ask_git_for_a_version_build(bench: Bench, files: dict[str, str], version: str) -> None:
+    commit = put(bench.repo, {**files, "inner.py": "", "requirements.txt": ".\n"})
+    settings = DeploymentSettings(dir=str(bench.home), python=sys.executable, use_system_site_packages=False)
+    release = deploy(Deployer(settings, GitSettings()), Source(bench.repo.url, "main"))
+    found = says(release, "import importlib.metadata as m; print(m.version('inner'))")
+    assert found == version.format(commit[:12])
+
+
 def test_variables_in_requirements_are_those_that_the_operator_names_and_belong_to_the_key(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,3 +303,17 @@ def test_a_long_command_says_what_it_is_doing(caplog: pytest.LogCaptureFixture) 
     asyncio.run(run(command))
     assert "installing: 0 s so far" in caplog.text
     assert "Collecting torch ***" in caplog.text
+
+
+def test_a_deployment_says_what_it_is_doing_while_an_environment_is_built(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("runqy_agent.deployment.environment._REPORT_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
+    files = package("", "inner")
+    files["backend.py"] += "import time\ntime.sleep(0.5)\n"
+    put(bench.repo, {"requirements.txt": ".\n", **files})
+    deploy(deployer(bench), Source(bench.repo.url, "main"))
+    said = [message for message in caplog.messages if message.startswith("installing the dependencies (")]
+    assert len(said) >= 2
+    assert all("s so far" in message for message in said)
