@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NOT_READY = "import sys\nprint('bad weights', file=sys.stderr)\nsys.exit(4)\n"
 SAYS_ERROR = 'print(\'{"status": "error", "error": "no GPU"}\', flush=True)\ninput()\n'
+FORGETS_RUN = "def handle(task):\n    return 1\n"
 SILENT = "import time\ntime.sleep(600)\n"
 
 
@@ -48,8 +49,13 @@ def test_an_unknown_branch_ends_with_4_and_is_named(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [(NOT_READY, "bad weights"), (SAYS_ERROR, "no GPU"), (SILENT, "not ready within 1 s")],
-    ids=["exits", "says error", "stays silent"],
+    [
+        (NOT_READY, "bad weights"),
+        (SAYS_ERROR, "no GPU"),
+        (SILENT, "not ready within 1 s"),
+        (FORGETS_RUN, "does not call run()"),
+    ],
+    ids=["exits", "says error", "stays silent", "forgets run"],
 )
 @pytest.mark.parametrize("mode", ["long_running", "one_shot"])
 def test_a_process_that_does_not_become_ready_ends_with_5_and_its_reason(
