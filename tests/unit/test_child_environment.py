@@ -93,7 +93,7 @@ def test_what_is_the_agents_own_is_not_passed_on_by_any_pattern(pattern: str) ->
             "WATCHDOG_PID",
         ),
         *("WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "INVOCATION_ID", "JOURNAL_STREAM"),
-        *("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "SUPERVISED_PROCESS_ID"),
+        *("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "SUPERVISED_PROCESS_ID", "SUPERVISED_BY"),
     }
     assert passed([pattern, *own], [], dict.fromkeys(own, "x")) == {}
 
