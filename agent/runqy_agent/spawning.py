@@ -13,12 +13,14 @@ import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 UNKNOWN_CODE = 255
 """The exit code of a process whose end somebody else has collected, as asyncio reports it."""
@@ -116,12 +118,29 @@ async def spawn(argv: Sequence[str], cwd: Path, environment: Mapping[str, str], 
         ValueError: a NUL byte in an argument or a variable.
     """
     check_program(argv, cwd, environment)
+
+    async def start() -> Started:
+        return _spawn(argv, cwd, environment)
+
+    return await wait_out_shortages(start, what)
+
+
+async def wait_out_shortages(start: Callable[[], Awaitable[T]], what: str) -> T:
+    """Start something, again and again until the agent has what that takes.
+
+    Args:
+        start: tries once.
+        what: is started, for the log.
+
+    Raises:
+        OSError: it cannot be started for another reason than a shortage.
+    """
     told = False
     while True:
         try:
-            return _spawn(argv, cwd, environment)
+            return await start()
         except OSError as error:
-            if error.errno not in _SHORTAGES:
+            if not is_shortage(error):
                 raise
             if not told:
                 log.warning("%s cannot be started yet: %s; trying again. %s", what, error.strerror, advice(error))

@@ -582,6 +582,17 @@ def test_after_so_many_restarts_within_an_hour_heal_only_tells(
     assert do_heal("--max-per-hour", "0").json["action"] == "limit_reached"
 
 
+@pytest.mark.parametrize(("minutes", "counted"), [(61, 0), (59, 1), (0, 1), (-59, 1), (-61, 0), (-60 * 24, 0)])
+def test_a_clock_that_was_set_neither_blocks_heal_for_long_nor_frees_it(
+    minutes: int, counted: int, tmp_path: Path
+) -> None:
+    now = 1_700_000_000.0
+    kept = Records(tmp_path / "records", "u.service")
+    with kept.locked():
+        kept.add({"time": now - minutes * 60})
+        assert kept.within_an_hour_of(now) == counted
+
+
 def test_a_damaged_line_does_not_spoil_the_records(
     sick: Worker, systemd: Systemd, do_heal: Callable[..., Answer], tmp_path: Path
 ) -> None:

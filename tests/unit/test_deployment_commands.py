@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from runqy_agent import spawning
 from runqy_agent.deployment.commands import Command, run
 from runqy_agent.errors import EnvironmentBuildError, GitError
 from stage import until
@@ -87,6 +89,40 @@ def test_a_program_that_is_not_there_is_the_error_asked_for(tmp_path: Path) -> N
         command = Command([program], purpose="trying", env={}, error=EnvironmentBuildError, seconds=9)
         with pytest.raises(EnvironmentBuildError, match=message):
             asyncio.run(run(command))
+
+
+def test_a_command_waits_until_the_agent_has_what_starting_it_takes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(spawning, "SHORTAGE_SECONDS", 0.0)
+    shortages = [errno.EMFILE, errno.EAGAIN]
+
+    async def short(*_: object, **__: object) -> asyncio.subprocess.Process:
+        if shortages:
+            raise OSError(number := shortages.pop(0), os.strerror(number))
+        return await asyncio.create_subprocess_exec("echo", "started", stdout=-1, stderr=-1)
+
+    monkeypatch.setattr("runqy_agent.deployment.commands.create", short)
+    assert asyncio.run(run(shell("echo"))) == "started\n"
+    assert caplog.text.count("trying: sh cannot be started yet: Too many open files; trying again. Raise") == 1
+
+
+def test_a_command_that_waits_to_be_started_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+
+    async def short(*_: object, **__: object) -> asyncio.subprocess.Process:
+        tried.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def cancelled() -> None:
+        running = asyncio.ensure_future(run(shell("echo")))
+        await tried.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    monkeypatch.setattr("runqy_agent.deployment.commands.create", short)
+    asyncio.run(cancelled())
 
 
 def test_a_command_that_takes_too_long_is_ended() -> None:

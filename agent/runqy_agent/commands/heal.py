@@ -73,9 +73,12 @@ class Records:
                 raise RunqyAgentError(f"{self._path.stem} is being healed already") from None
             yield
 
-    def since(self, moment: float) -> int:
-        """How many restarts there were since then, unix seconds."""
-        return sum(record["time"] >= moment for record in self._read())
+    def within_an_hour_of(self, moment: float) -> int:
+        """Count the restarts less than an hour away from a moment, unix seconds.
+
+        Those after it count too: the clock may have been set back since.
+        """
+        return sum(abs(record["time"] - moment) < HOUR for record in self._read())
 
     def add(self, record: dict[str, Any]) -> None:
         """Write one down; the oldest are forgotten."""
@@ -131,7 +134,7 @@ def heal(watcher: Watcher, unit: Unit, records: Records, policy: Policy) -> tupl
             time.sleep(BEAT_SECONDS)  # when Redis comes back a whole fleet looks like that, for one beat
             look = watcher.look()
         before = (look.status or {}).get("worker_id", "")
-        made = records.since(time.time() - HOUR)
+        made = records.within_an_hour_of(time.time())
         result = {
             "unit": unit.name,
             "state": look.verdict.state,

@@ -13,12 +13,13 @@ import re
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runqy_agent.child_environment import secrets_in
 from runqy_agent.deployment.files import advice_on_output
-from runqy_agent.spawning import create
+from runqy_agent.spawning import create, wait_out_shortages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +80,7 @@ async def run(command: Command) -> str:
             or took too long. The text names the purpose, the program, the exit code and the last lines of stderr.
     """
     try:
-        process = await _start(command)
+        process = await wait_out_shortages(partial(_start, command), f"{command.purpose}: {command.name}")
     except FileNotFoundError as missing:
         raise command.error(
             f"{command.purpose} failed: {command.argv[0]} was not found; install it and make sure it is on PATH"
